@@ -1,0 +1,29 @@
+//! dedump: a checkpoint dumper for Linux process trees.
+//!
+//! Data flows one way, one folder per stage:
+//!
+//! ```text
+//!   freeze ──► identify ──► collect ──► write ──► release
+//!   (freeze/)  (kcmp/)      (collect/)  (image/)  (freeze/)
+//!      │                       │
+//!      └── sys/, proc/ ◄───────┴── inject/ (system calls inside a stopped task)
+//! ```
+//!
+//! * [`freeze`] seizes every thread of the tree and yields a frozen tree;
+//! * [`kcmp`] decides which of its resources are one kernel object;
+//! * [`collect`] reads each resource once, from outside where the kernel tells, and
+//!   through [`inject`] where only the task itself can ask;
+//! * [`image`] writes what was collected in CRIU's format;
+//! * dropping or releasing the frozen tree lets every task go as it was found.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+
+pub mod collect;
+pub mod error;
+pub mod freeze;
+pub mod ids;
+pub mod image;
+pub mod inject;
+pub mod kcmp;
+pub mod proc;
+pub mod sys;

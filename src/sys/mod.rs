@@ -1,0 +1,9 @@
+//! The kernel's interfaces, one safe function per system call or request.
+//!
+//! The only folder with `unsafe` code. A function keeps the kernel's name, takes plain
+//! values, returns the bare errno, and says in its docs what the kernel promises; the
+//! caller adds whom it was for (see [`crate::error::ResultExt`]).
+
+pub mod kcmp;
+pub mod pidfd;
+pub mod ptrace;
