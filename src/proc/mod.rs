@@ -1,5 +1,7 @@
 //! What `/proc` tells, as parsers over bytes; the code that opens files is [`ProcDir`] alone.
 
+pub mod memory;
+
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;

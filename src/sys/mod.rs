@@ -5,5 +5,8 @@
 //! caller adds whom it was for (see [`crate::error::ResultExt`]).
 
 pub mod kcmp;
+pub mod pagemap;
 pub mod pidfd;
 pub mod ptrace;
+pub mod sched;
+pub mod stub;

@@ -1,0 +1,222 @@
+//! What belongs to one thread: registers, signals, credentials, scheduling.
+//!
+//! [`Capture::of`] takes what must be read before anything runs inside the thread;
+//! [`questions`] lists what only the thread itself can ask.
+
+use nix::errno::Errno;
+
+use crate::error::{Error, Result, ResultExt};
+use crate::freeze::Stopped;
+use crate::ids::Tid;
+use crate::inject::{Batch, Buffer, CallIndex, Results, restarted};
+use crate::proc::memory::TaskMemory;
+use crate::proc::status::Status;
+use crate::sys::ptrace::{self, Registers, RseqConfiguration, SIGINFO_BYTES, UserDesc};
+use crate::sys::sched;
+
+/// A raw `siginfo_t` as it waits in a queue.
+pub type QueuedSignal = [u8; SIGINFO_BYTES];
+
+/// The state of a thread at its stop, before anything was run inside it.
+#[derive(Clone, Debug)]
+pub struct Capture {
+    /// The thread.
+    pub tid: Tid,
+    /// The registers with which the thread goes on if it is let go: those of the stop, out of
+    /// a restartable sequence if it was in one.
+    pub registers: Registers,
+    /// The signal mask to put back, bit n-1 for signal n.
+    pub blocked: u64,
+    /// The XSAVE area, standard format.
+    pub xstate: Vec<u8>,
+    /// Signals queued for this thread alone.
+    pub signals: Vec<QueuedSignal>,
+    /// Where its restartable sequences are registered.
+    pub rseq: RseqConfiguration,
+    /// The critical section it must be put back into by hand, if any.
+    pub rseq_section: Option<u64>,
+    /// The three GDT slots of the thread.
+    pub tls: Vec<UserDesc>,
+    /// Head and length of its robust futex list.
+    pub robust_list: (u64, u64),
+}
+
+impl Capture {
+    /// Reads a stopped thread.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for syscall user dispatch and unknown rseq layouts;
+    /// [`Error::Vanished`].
+    pub fn of(thread: &Stopped, memory: &TaskMemory) -> Result<Self> {
+        const LARGEST_XSTATE: usize = 16384;
+        const TLS_SLOTS: std::ops::RangeInclusive<u32> = 12..=14;
+        let tid = thread.tid();
+        let mut registers = thread.registers()?;
+        let rseq = ptrace::rseq_configuration(tid).on("ptrace GET_RSEQ_CONFIGURATION", tid)?;
+        let rseq_section = leave_critical_section(&mut registers, rseq, memory, tid)?;
+        if ptrace::dispatches_syscalls(tid) == Ok(true) {
+            return Err(Error::unsupported(
+                tid,
+                "a thread with syscall user dispatch",
+                "the image format has no place for it",
+            ));
+        }
+        let mut xstate = vec![0; LARGEST_XSTATE];
+        let filled = ptrace::register_set(tid, ptrace::NT_X86_XSTATE, &mut xstate)
+            .on("ptrace GETREGSET X86_XSTATE", tid)?;
+        xstate.truncate(filled);
+        let mut tls = Vec::with_capacity(3);
+        for slot in TLS_SLOTS {
+            tls.push(ptrace::thread_area(tid, slot).on("ptrace GET_THREAD_AREA", tid)?);
+        }
+        let blocked = ptrace::signal_mask(tid).on("ptrace GETSIGMASK", tid)?;
+        Ok(Self {
+            tid,
+            registers,
+            blocked,
+            xstate,
+            signals: ptrace::queued_signals(tid, false).on("ptrace PEEKSIGINFO", tid)?,
+            rseq,
+            rseq_section,
+            tls,
+            robust_list: ptrace::robust_list(tid).on("get_robust_list", tid)?,
+        })
+    }
+
+    /// With another mask for the time of a call (`sigsuspend`, `ppoll`, …) the kernel takes
+    /// the call up again before it looks for signals. Putting a mask back from outside ends
+    /// that state, so that such a thread is put in front of its call right away.
+    pub fn settle_temporary_mask(&mut self, effective: u64) {
+        if effective != self.blocked {
+            self.registers = restarted(&self.registers);
+        }
+    }
+}
+
+/// If the thread is inside a restartable sequence, does what the kernel would do: sends it to
+/// the abort handler, or reports the section if it asked not to be restarted.
+fn leave_critical_section(
+    registers: &mut Registers,
+    rseq: RseqConfiguration,
+    memory: &TaskMemory,
+    tid: Tid,
+) -> Result<Option<u64>> {
+    const RSEQ_CS_OFFSET: u64 = 8;
+    const FLAGS_OFFSET: u64 = 16;
+    const NO_RESTART_ON_SIGNAL: u32 = 2;
+    if rseq.address == 0 {
+        return Ok(None);
+    }
+    let section = memory.word(rseq.address + RSEQ_CS_OFFSET)?;
+    if section == 0 {
+        return Ok(None);
+    }
+    // struct rseq_cs: version, flags, start_ip, post_commit_offset, abort_ip.
+    let mut words = [0_u64; 4];
+    for (index, word) in words.iter_mut().enumerate() {
+        *word = memory.word(section + 8 * index as u64)?;
+    }
+    let [versions, start, length, abort] = words;
+    if versions & 0xffff_ffff != 0 {
+        return Err(Error::unsupported(tid, "a restartable sequence of unknown version", "update dedump"));
+    }
+    if registers.rip.wrapping_sub(start) >= length {
+        return Ok(None);
+    }
+    let thread_flags = memory.word(rseq.address + FLAGS_OFFSET)? as u32;
+    let flags = (versions >> 32) as u32 | thread_flags;
+    if flags & NO_RESTART_ON_SIGNAL != 0 {
+        return Ok(Some(section));
+    }
+    registers.rip = abort;
+    Ok(None)
+}
+
+/// The questions only the thread can ask, by their place in its batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Questions {
+    altstack: Buffer,
+    tid_address: Buffer,
+    parent_death_signal: Buffer,
+    securebits: CallIndex,
+}
+
+/// Adds the questions every thread is asked.
+pub fn questions(batch: &mut Batch) -> Questions {
+    const STACK_T_BYTES: usize = 24;
+    let altstack = batch.buffer(STACK_T_BYTES);
+    batch.call(libc::SYS_sigaltstack, &[0.into(), altstack.into()]);
+    let tid_address = batch.buffer(8);
+    batch.call(libc::SYS_prctl, &[number(libc::PR_GET_TID_ADDRESS), tid_address.into()]);
+    let parent_death_signal = batch.buffer(8);
+    batch.call(libc::SYS_prctl, &[number(libc::PR_GET_PDEATHSIG), parent_death_signal.into()]);
+    let securebits = batch.call(libc::SYS_prctl, &[number(libc::PR_GET_SECUREBITS)]);
+    Questions {
+        altstack,
+        tid_address,
+        parent_death_signal,
+        securebits,
+    }
+}
+
+/// A `prctl` option as an argument.
+pub(super) fn number(option: i32) -> crate::inject::Argument {
+    u64::from(option.unsigned_abs()).into()
+}
+
+/// The alternate signal stack, as `sigaltstack(2)` tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AltStack {
+    /// Lowest address.
+    pub sp: u64,
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// `SS_DISABLE`, `SS_ONSTACK`, `SS_AUTODISARM`.
+    pub flags: u32,
+}
+
+/// Everything about one thread that the images hold.
+#[derive(Clone, Debug)]
+pub struct Thread {
+    /// What was read at the stop.
+    pub capture: Capture,
+    /// Its name, up to 15 bytes.
+    pub comm: Vec<u8>,
+    /// Credentials and masks from `status`.
+    pub status: Status,
+    /// `SECBIT_*`.
+    pub securebits: u32,
+    /// Its alternate signal stack.
+    pub altstack: AltStack,
+    /// Where the kernel writes 0 when it ends (`set_tid_address`).
+    pub clear_tid_address: u64,
+    /// The signal it gets when its parent ends; 0 for none.
+    pub parent_death_signal: u32,
+    /// Policy, static priority, nice value.
+    pub scheduling: sched::Scheduling,
+}
+
+impl Thread {
+    /// Puts together what was captured, read and answered.
+    ///
+    /// # Errors
+    /// What the thread was told when it asked; `ESRCH` when it is gone.
+    pub fn collect(capture: Capture, comm: Vec<u8>, status: Status, questions: Questions, answers: &Results) -> Result<Self> {
+        let tid = capture.tid;
+        let securebits = answers.value(questions.securebits).on("prctl GET_SECUREBITS inside", tid)?;
+        Ok(Self {
+            comm,
+            status,
+            securebits: u32::try_from(securebits).map_err(|_| Errno::ERANGE).on("prctl GET_SECUREBITS inside", tid)?,
+            altstack: AltStack {
+                sp: answers.word(questions.altstack, 0),
+                flags: answers.word(questions.altstack, 1) as u32,
+                size_bytes: answers.word(questions.altstack, 2),
+            },
+            clear_tid_address: answers.word(questions.tid_address, 0),
+            parent_death_signal: answers.word(questions.parent_death_signal, 0) as u32,
+            scheduling: sched::scheduling(tid).on("sched_getattr", tid)?,
+            capture,
+        })
+    }
+}

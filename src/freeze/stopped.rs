@@ -1,0 +1,212 @@
+//! One thread in our hands, and the promise that it leaves them.
+//!
+//! [`Seized`] exists from the instant `PTRACE_SEIZE` succeeds; [`Seized::stopped`] turns it
+//! into [`Stopped`], on which registers, memory and injection are possible. Dropping either
+//! lets the thread go. Tracing belongs to the thread that seized, hence neither is `Send`.
+
+use std::marker::PhantomData;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use crate::error::{Error, Result, ResultExt};
+use crate::ids::Tid;
+use crate::sys::ptrace::{self, Registers, Seen};
+
+/// Not `Send`: ptrace requests are refused from any thread but the one that seized.
+type NotSend = PhantomData<*const ()>;
+
+/// A traced thread that may still be running.
+#[derive(Debug)]
+pub struct Seized {
+    tid: Tid,
+    held: bool,
+    not_send: NotSend,
+}
+
+/// A thread in a ptrace stop between two instructions of its own.
+#[derive(Debug)]
+pub struct Stopped {
+    tid: Tid,
+    /// The signal of the group stop the thread was in before we came, if it was in one.
+    group_stop: Option<i32>,
+    held: bool,
+    not_send: NotSend,
+}
+
+impl Seized {
+    /// Seizes a thread and asks it to stop; [`Seized::stopped`] waits for that.
+    ///
+    /// # Errors
+    /// `EPERM` traced by someone else, a kernel thread, or no permission;
+    /// [`Error::Vanished`] when it is gone.
+    pub fn interrupt(tid: Tid) -> Result<Self> {
+        ptrace::seize(tid, ptrace::O_TRACESYSGOOD).on("ptrace SEIZE", tid)?;
+        let seized = Self {
+            tid,
+            held: true,
+            not_send: PhantomData,
+        };
+        ptrace::interrupt(tid).on("ptrace INTERRUPT", tid)?;
+        Ok(seized)
+    }
+
+    /// The thread.
+    #[must_use]
+    pub fn tid(&self) -> Tid {
+        self.tid
+    }
+
+    /// Waits until the thread has stopped; `None` when the deadline passed first.
+    ///
+    /// Signals on their way are delivered, so that the thread is as it would have been.
+    ///
+    /// # Errors
+    /// [`Error::Vanished`] when it ended instead.
+    pub fn stopped(mut self, deadline: Instant) -> Result<Result<Stopped, Seized>> {
+        loop {
+            let group_stop = match wait(self.tid, deadline)? {
+                None => return Ok(Err(self)),
+                Some(Seen::EventStop) => None,
+                Some(Seen::GroupStop(signal)) => Some(signal),
+                Some(Seen::Signal(signal)) => {
+                    ptrace::cont(self.tid, signal).on("ptrace CONT", self.tid)?;
+                    continue;
+                }
+                Some(Seen::SyscallStop) => {
+                    ptrace::cont(self.tid, 0).on("ptrace CONT", self.tid)?;
+                    continue;
+                }
+                Some(Seen::Gone(_)) => {
+                    self.held = false;
+                    return Err(Error::Vanished { tid: self.tid });
+                }
+            };
+            self.held = false;
+            return Ok(Ok(Stopped {
+                tid: self.tid,
+                group_stop,
+                held: true,
+                not_send: PhantomData,
+            }));
+        }
+    }
+}
+
+impl Drop for Seized {
+    fn drop(&mut self) {
+        // A running thread cannot be detached: stop it first, however briefly.
+        if !self.held {
+            return;
+        }
+        let deadline = Instant::now() + Duration::from_secs(1);
+        while let Ok(Some(seen)) = wait(self.tid, deadline) {
+            let signal = match seen {
+                Seen::Gone(_) => return,
+                Seen::Signal(signal) => signal,
+                _ => 0,
+            };
+            if signal != 0 {
+                let _ = ptrace::cont(self.tid, signal);
+                continue;
+            }
+            let _ = ptrace::detach(self.tid);
+            return;
+        }
+        // Still not stopped: the kernel detaches it when the dumper ends.
+    }
+}
+
+impl Stopped {
+    /// The thread.
+    #[must_use]
+    pub fn tid(&self) -> Tid {
+        self.tid
+    }
+
+    /// The signal that had stopped the thread before it was seized (`SIGSTOP`, `SIGTSTP`, …).
+    #[must_use]
+    pub fn group_stop(&self) -> Option<i32> {
+        self.group_stop
+    }
+
+    /// The general registers.
+    ///
+    /// # Errors
+    /// [`Error::Vanished`] when the thread was killed.
+    pub fn registers(&self) -> Result<Registers> {
+        ptrace::registers(self.tid).on("ptrace GETREGS", self.tid)
+    }
+
+    /// Lets the thread go on from where it is. A thread that was in a group stop stops again.
+    ///
+    /// # Errors
+    /// What the kernel says; a thread that is gone needs no release.
+    pub fn release(mut self) -> Result<()> {
+        self.held = false;
+        match ptrace::detach(self.tid) {
+            Err(Errno::ESRCH) => {
+                // Killed meanwhile: take its report, so that its parent gets its own.
+                let _ = ptrace::wait(self.tid);
+                Ok(())
+            }
+            answer => answer.on("ptrace DETACH", self.tid),
+        }
+    }
+
+    /// Waits until a thread that was sent `SIGKILL` is gone.
+    ///
+    /// # Errors
+    /// [`Error::NotReleased`] when it is not by the deadline.
+    pub fn gone(mut self, deadline: Instant) -> Result<()> {
+        self.held = false;
+        loop {
+            match wait(self.tid, deadline) {
+                Ok(Some(Seen::Gone(_))) | Err(Error::Syscall { errno: Errno::ECHILD, .. }) => return Ok(()),
+                Ok(Some(_)) => {
+                    // It reports its last stop before it dies; SIGKILL is on its way.
+                    let _ = ptrace::cont(self.tid, 0);
+                }
+                Ok(None) => {
+                    return Err(Error::NotReleased {
+                        tids: vec![self.tid],
+                        cause: "still there after SIGKILL".to_owned(),
+                    });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        if self.held {
+            let _ = ptrace::detach(self.tid);
+        }
+    }
+}
+
+/// Waits for the next report of a traced thread; `None` when the deadline passed first.
+///
+/// Polls: a stop takes microseconds, and a deadline that holds needs no signal of ours.
+///
+/// # Errors
+/// `ECHILD` when the thread is not traced by us.
+pub fn wait(tid: Tid, deadline: Instant) -> Result<Option<Seen>> {
+    const SPINS: u32 = 200;
+    let mut spins = 0;
+    loop {
+        if let Some(seen) = ptrace::wait(tid).on("wait4", tid)? {
+            return Ok(Some(seen));
+        }
+        if spins < SPINS {
+            spins += 1;
+            std::thread::yield_now();
+        } else if Instant::now() >= deadline {
+            return Ok(None);
+        } else {
+            std::thread::sleep(Duration::from_micros(50));
+        }
+    }
+}
