@@ -63,8 +63,13 @@ impl ProcDir {
     /// # Errors
     /// Those of openat(2).
     pub fn open_file(&self, name: &str, flags: OFlag) -> Result<File> {
-        let fd = openat(self.dir.as_fd(), name, flags | OFlag::O_CLOEXEC, Mode::empty())
-            .on("open", self.path_of(name).as_path())?;
+        let fd = openat(
+            self.dir.as_fd(),
+            name,
+            flags | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        )
+        .on("open", self.path_of(name).as_path())?;
         Ok(File::from(fd))
     }
 
@@ -73,8 +78,8 @@ impl ProcDir {
     /// # Errors
     /// Those of readlinkat(2).
     pub fn read_link(&self, name: &str) -> Result<PathBuf> {
-        let text: OsString = readlinkat(self.dir.as_fd(), name)
-            .on("readlink", self.path_of(name).as_path())?;
+        let text: OsString =
+            readlinkat(self.dir.as_fd(), name).on("readlink", self.path_of(name).as_path())?;
         Ok(PathBuf::from(OsString::from_vec(text.into_vec())))
     }
 
