@@ -1,1 +1,6 @@
-//! TEMP
+//! Reading the resources of a frozen tree, each once.
+
+pub mod memory;
+pub mod namespaces;
+pub mod task;
+pub mod thread;

@@ -5,6 +5,7 @@
 //! the tree is interrupted as a whole before any of it is waited for. A last look over the
 //! stopped tree confirms that nobody was missed.
 
+mod examine;
 mod stopped;
 
 use std::collections::HashSet;
@@ -13,13 +14,15 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use tracing::debug;
 
+pub use examine::examine;
 pub use stopped::{Seized, Stopped, wait};
 
 use crate::error::{Error, Result};
 use crate::ids::{Pid, Tid};
 use crate::proc::ProcDir;
 use crate::proc::children::parse_children;
-use crate::proc::stat::{Stat, State, parse_stat};
+use crate::proc::stat::{RunState, Stat, parse_stat};
+use crate::proc::text::InFile;
 use crate::sys::kcmp;
 
 /// A process of the frozen tree.
@@ -257,7 +260,7 @@ impl Freezer {
         for process in &self.processes[range] {
             for thread in &process.threads {
                 let text = process.proc_dir.read(&format!("task/{}/children", thread.tid()))?;
-                for child in parse_children(&text).map_err(|e| e.at(process.proc_dir.path_of("children")))? {
+                for child in parse_children(&text).in_file(process.proc_dir.path_of("children"))? {
                     if !self.known.contains(&child.0) {
                         found.push((child, Some(process.pid)));
                     }
@@ -329,8 +332,8 @@ impl Candidate {
         for thread in threads {
             let text = self.proc_dir.read(&format!("task/{thread}/children")).unwrap_or_default();
             for child in parse_children(&text).unwrap_or_default() {
-                let answer = kcmp::kcmp(self.pid.leader(), child.leader(), kcmp::Kind::Vm, 0, 0);
-                if answer == Ok(kcmp::Answer::Equal) && self.state()? == Some(State::DiskSleep) {
+                let answer = kcmp::kcmp(self.pid.leader(), child.leader(), kcmp::Resource::Vm);
+                if answer == Ok(kcmp::Order::Equal) && self.state()? == Some(RunState::DiskSleep) {
                     return Ok(Some(child));
                 }
             }
@@ -338,9 +341,9 @@ impl Candidate {
         Ok(None)
     }
 
-    fn state(&self) -> Result<Option<State>> {
+    fn state(&self) -> Result<Option<RunState>> {
         let text = self.proc_dir.read("stat")?;
-        let stat = parse_stat(&text).map_err(|e| e.at(self.proc_dir.path_of("stat")))?;
+        let stat = parse_stat(&text).in_file(self.proc_dir.path_of("stat"))?;
         Ok(Some(stat.state))
     }
 
@@ -348,7 +351,7 @@ impl Candidate {
         let Ok(text) = self.proc_dir.read("stat") else {
             return Ok(None);
         };
-        let stat = parse_stat(&text).map_err(|e| e.at(self.proc_dir.path_of("stat")))?;
+        let stat = parse_stat(&text).in_file(self.proc_dir.path_of("stat"))?;
         if self.stopped.is_empty() && !self.zombie {
             return Ok(None);
         }

@@ -138,6 +138,36 @@ impl Stopped {
         ptrace::registers(self.tid).on("ptrace GETREGS", self.tid)
     }
 
+    /// Lets the thread run in short steps until its registers please.
+    ///
+    /// # Errors
+    /// [`Error::Vanished`], [`Error::TimedOut`].
+    pub fn run_until(&self, done: impl Fn(&Registers) -> bool, deadline: Instant) -> Result<()> {
+        let step = Duration::from_millis(1);
+        while !done(&self.registers()?) {
+            ptrace::cont(self.tid, 0).on("ptrace CONT", self.tid)?;
+            std::thread::sleep(step);
+            ptrace::interrupt(self.tid).on("ptrace INTERRUPT", self.tid)?;
+            loop {
+                match wait(self.tid, deadline)? {
+                    Some(Seen::EventStop | Seen::GroupStop(_)) => break,
+                    Some(Seen::Gone(_)) => return Err(Error::Vanished { tid: self.tid }),
+                    Some(Seen::Signal(signal)) => ptrace::cont(self.tid, signal).on("ptrace CONT", self.tid)?,
+                    Some(Seen::SyscallStop) => ptrace::cont(self.tid, 0).on("ptrace CONT", self.tid)?,
+                    None => {
+                        return Err(Error::TimedOut {
+                            stage: "waiting for a task to leave the code of an earlier dump",
+                            target: self.tid.into(),
+                            seconds: 0,
+                            remedy: "run the dump again".to_owned(),
+                        });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Lets the thread go on from where it is. A thread that was in a group stop stops again.
     ///
     /// # Errors

@@ -43,7 +43,7 @@ struct Call {
 /// System calls to be made by one thread, in order, whatever each returns.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
-    /// Calls made before those of the caller, whose results nobody asks for.
+    /// Calls made before those of the caller, whose results are not kept.
     preparations: Vec<Call>,
     calls: Vec<Call>,
     buffers: Vec<u8>,
@@ -147,9 +147,8 @@ impl Results {
     /// # Errors
     /// The errno it failed with.
     pub fn value(&self, call: CallIndex) -> Result<i64, Errno> {
-        const LARGEST_ERRNO: i64 = 4095;
         match self.returned[call.0] {
-            error @ -LARGEST_ERRNO..0 => Err(Errno::from_raw(i32::try_from(-error).unwrap_or(0))),
+            error @ -4095..0 => Err(Errno::from_raw(i32::try_from(-error).unwrap_or(0))),
             value => Ok(value),
         }
     }

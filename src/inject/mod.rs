@@ -27,6 +27,9 @@
 mod batch;
 mod code;
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Instant;
 
 use tracing::debug;
@@ -62,6 +65,40 @@ pub struct Host<'a> {
     pub blocked: u64,
 }
 
+/// Where in an address space a visit enters, and what an earlier one left there.
+#[derive(Clone, Copy, Debug)]
+pub struct Site {
+    entry: u64,
+    left_behind: Option<Span>,
+}
+
+impl Site {
+    /// Finds the site in the address space of some stopped threads.
+    ///
+    /// Threads that a dead dumper left inside our code are on their way out of it; they are
+    /// given the moment they need, so that what is read of them afterwards is their own.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] when there is no room for the entry, [`Error::TimedOut`].
+    pub fn find(memory: &TaskMemory, mappings: &[Mapping], threads: &[Stopped], deadline: Instant) -> Result<Self> {
+        let Some(first) = threads.first() else {
+            return Err(Error::Usage("no thread to visit".to_owned()));
+        };
+        let (entry, left_behind) = find_entry(memory, mappings, first.tid())?;
+        if let Some(region) = left_behind {
+            for thread in threads {
+                let is_inside = |address: u64| {
+                    address.wrapping_sub(entry) < ENTRY_BYTES as u64
+                        || address.wrapping_sub(region.start) < region.len
+                };
+                thread.run_until(|registers| !is_inside(registers.rip), deadline)?;
+            }
+        }
+        let left_behind = left_behind.and_then(|region| confirm_left_behind(mappings, region));
+        Ok(Self { entry, left_behind })
+    }
+}
+
 /// Runs one batch in each of the given threads, which all live in one address space, and
 /// leaves every one of them exactly as described by its [`Host`].
 ///
@@ -72,6 +109,7 @@ pub struct Host<'a> {
 pub fn visit(
     memory: &TaskMemory,
     mappings: &[Mapping],
+    site: Site,
     hosts: &[Host<'_>],
     batches: &[Batch],
     deadline: Instant,
@@ -79,10 +117,9 @@ pub fn visit(
     let Some(first) = hosts.first() else {
         return Ok(Vec::new());
     };
-    let (entry, left_behind) = find_entry(memory, mappings, first.thread.tid())?;
     let batch_bytes = batches.iter().map(Batch::len_bytes).max().unwrap_or(0);
-    // The first thread makes up to two more calls: mprotect, and munmap of an old region.
-    let slot_bytes = (CONTROL_BYTES + batch_bytes + 128).next_multiple_of(64);
+    // The first thread makes one more call: mprotect.
+    let slot_bytes = (CONTROL_BYTES + batch_bytes + 64).next_multiple_of(64);
     let slots = hosts.len().min(SLOTS);
     let code_bytes = pages(EPILOGUES_OFFSET + slots * EPILOGUE_BYTES);
     let region = Span {
@@ -98,7 +135,7 @@ pub fn visit(
         memory,
         hosts,
         whereabouts: vec![Whereabouts::Home; hosts.len()],
-        entry,
+        entry: site.entry,
         region,
         mapped: false,
         complete: false,
@@ -106,11 +143,11 @@ pub fn visit(
         slot_bytes,
         deadline,
     };
-    visit.enter()?;
+    visit.enter(site.left_behind)?;
     let mut results = Vec::with_capacity(hosts.len());
     for start in (0..hosts.len()).step_by(SLOTS) {
         let wave = start..(start + SLOTS).min(hosts.len());
-        visit.run_wave(wave, batches, left_behind, &mut results)?;
+        visit.run_wave(wave, batches, &mut results)?;
     }
     visit.leave()?;
     Ok(results)
@@ -146,12 +183,19 @@ struct Visit<'a> {
 }
 
 impl Visit<'_> {
-    /// Maps the region, through the first thread.
-    fn enter(&mut self) -> Result<()> {
+    /// Maps the region, through the first thread, after unmapping an old one.
+    fn enter(&mut self, left_behind: Option<Span>) -> Result<()> {
         const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
         let host = self.hosts[0];
-        let entry = code::entry(self.entry, self.region, host.blocked, &host.registers);
-        self.memory.write(self.entry, &entry)?;
+        let (memory, at) = (self.memory, self.entry);
+        let write_entry = |region| memory.write(at, &code::entry(at, region, host.blocked, &host.registers));
+        // The entry notes the old region until that is gone, and the new one from then on.
+        if let Some(old) = left_behind {
+            write_entry(old)?;
+            self.call_through_entry(libc::SYS_munmap, [old.start, old.len, 0, 0, 0])?;
+            debug!("removed what a killed dumper left at {:x}", old.start);
+        }
+        write_entry(self.region)?;
         let protection = libc::PROT_READ | libc::PROT_EXEC;
         let returned = self.call_through_entry(
             libc::SYS_mmap,
@@ -180,7 +224,6 @@ impl Visit<'_> {
         &mut self,
         wave: std::ops::Range<usize>,
         batches: &[Batch],
-        left_behind: Option<Span>,
         results: &mut Vec<Results>,
     ) -> Result<()> {
         let mut prepared = Vec::with_capacity(wave.len());
@@ -190,9 +233,6 @@ impl Visit<'_> {
             let mut batch = batches[index].clone();
             if index == 0 {
                 batch.prepare(libc::SYS_mprotect, &self.make_writable());
-                if let Some(old) = left_behind {
-                    batch.prepare(libc::SYS_munmap, &[old.start.into(), old.len.into()]);
-                }
             }
             code.extend_from_slice(&code::epilogue(&self.hosts[index].registers));
             code.resize((slot + 1) * EPILOGUE_BYTES, 0);
@@ -456,8 +496,8 @@ impl Drop for Visit<'_> {
 
 /// Finds room for the entry: zeros at the end of the vdso, or of another mapped text.
 fn find_entry(memory: &TaskMemory, mappings: &[Mapping], tid: Tid) -> Result<(u64, Option<Span>)> {
-    let executable = mappings.iter().filter(|mapping| mapping.is_private_text());
-    let (vdso, others): (Vec<_>, Vec<_>) = executable.partition(|mapping| mapping.is_vdso());
+    let executable = mappings.iter().filter(|mapping| mapping.access.execute && !mapping.access.shared && (mapping.inode != 0 || is_vdso(mapping)));
+    let (vdso, others): (Vec<_>, Vec<_>) = executable.partition(|mapping| is_vdso(mapping));
     for mapping in vdso.into_iter().chain(others) {
         let address = mapping.end - ENTRY_BYTES as u64;
         let mut bytes = [0; ENTRY_BYTES];
@@ -466,7 +506,7 @@ fn find_entry(memory: &TaskMemory, mappings: &[Mapping], tid: Tid) -> Result<(u6
         }
         match code::slack(&bytes) {
             Slack::Free => return Ok((address, None)),
-            Slack::LeftBehind(region) => return Ok((address, confirm_left_behind(mappings, region))),
+            Slack::LeftBehind(region) => return Ok((address, Some(region))),
             Slack::Taken => {}
         }
     }
@@ -475,6 +515,10 @@ fn find_entry(memory: &TaskMemory, mappings: &[Mapping], tid: Tid) -> Result<(u6
         "a task without 512 unused bytes behind its vdso or its program text",
         "system calls cannot be run inside it; start it with the vdso enabled",
     ))
+}
+
+fn is_vdso(mapping: &Mapping) -> bool {
+    mapping.path == b"[vdso]"
 }
 
 /// What a dead dumper says it left is believed only where nothing but its like is mapped.
@@ -487,7 +531,7 @@ fn confirm_left_behind(mappings: &[Mapping], region: Span) -> Option<Span> {
     let ours = !inside.is_empty()
         && inside
             .iter()
-            .all(|mapping| mapping.start >= region.start && mapping.end <= end && mapping.is_private_anonymous());
+            .all(|mapping| mapping.start >= region.start && mapping.end <= end && mapping.inode == 0 && !mapping.access.shared);
     ours.then_some(region)
 }
 

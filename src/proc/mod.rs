@@ -1,6 +1,12 @@
 //! What `/proc` tells, as parsers over bytes; the code that opens files is [`ProcDir`] alone.
 
+mod device;
+pub mod children;
+pub mod maps;
 pub mod memory;
+pub mod stat;
+pub mod status;
+pub mod text;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -9,6 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use nix::dir::Dir;
 use nix::fcntl::{OFlag, open, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, fstatat};
 
@@ -71,6 +78,24 @@ impl ProcDir {
         )
         .on("open", self.path_of(name).as_path())?;
         Ok(File::from(fd))
+    }
+
+    /// The entries of a folder below this one that are numbers, e.g. of `task` or `fd`, in the
+    /// kernel's order.
+    ///
+    /// # Errors
+    /// Those of opening and listing it.
+    pub fn numbers(&self, name: &str) -> Result<Vec<i32>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let mut numbers = Vec::new();
+        let mut folder = Dir::openat(self.dir.as_fd(), name, flags, Mode::empty())
+            .on("open", self.path_of(name).as_path())?;
+        for entry in folder.iter() {
+            let entry = entry.on("list", self.path_of(name).as_path())?;
+            let name = entry.file_name().to_str().unwrap_or_default();
+            numbers.extend(name.parse::<i32>().ok());
+        }
+        Ok(numbers)
     }
 
     /// The text of a link below this folder, e.g. `exe` or `fd/3`; any bytes, ` (deleted)` included.

@@ -10,3 +10,4 @@ pub mod pidfd;
 pub mod ptrace;
 pub mod sched;
 pub mod stub;
+pub mod xstate;

@@ -11,10 +11,12 @@ use std::arch::global_asm;
 //
 // A call record is eight words: number, six arguments, result; number -1 ends the list.
 // Control words: [0] phase, [1] tracer's pid, [2] address of a local iovec, [3] address of a
-// remote iovec, [4] address of the signal mask to put back, [5] address of the epilogue.
+// remote iovec, [4] address of the signal mask to put back, [5] address of the epilogue,
+// [6] and [7] a timespec.
 //
-// After the last call the task waits to be interrupted. It spins a little, then asks whether
-// its tracer lives: process_vm_readv of one byte answers ESRCH once the dumper's memory is
+// After the last call the task waits to be interrupted. It spins a little, then sleeps for a
+// millisecond (in pselect6, which has no restart state to disturb) and asks whether its tracer
+// lives: process_vm_readv of one byte answers ESRCH once the dumper's memory is
 // gone, zombie or not, and anything else while it is there. Without a tracer the task puts its
 // own signal mask back and leaves through the epilogue.
 global_asm!(
@@ -35,10 +37,20 @@ global_asm!(
     "    add rbx, 64",
     "    jmp 2b",
     "3:  mov qword ptr [r12], 1",
-    "4:  mov r13d, 20000",
+    "4:  mov r13d, 1000",
     "5:  pause",
     "    dec r13d",
     "    jnz 5b",
+    "    mov eax, 270", // pselect6
+    "    xor edi, edi",
+    "    xor esi, esi",
+    "    xor edx, edx",
+    "    xor r10d, r10d",
+    "    lea r8, [r12 + 48]",
+    "    xor r9d, r9d",
+    "    mov qword ptr [r8], 0",
+    "    mov qword ptr [r8 + 8], 1000000",
+    "    syscall",
     "    mov eax, 310", // process_vm_readv
     "    mov rdi, [r12 + 8]",
     "    mov rsi, [r12 + 16]",

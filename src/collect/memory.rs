@@ -1,0 +1,277 @@
+//! Address spaces: what is mapped, and which pages have to be written.
+//!
+//! Pages are only listed here. They are read when they are written, straight from
+//! `/proc/PID/mem` into the pages file.
+
+use std::fs::File;
+
+use nix::fcntl::OFlag;
+
+use crate::error::{Error, Result, ResultExt};
+use crate::ids::{ObjectId, Tid};
+use crate::proc::ProcDir;
+use crate::proc::maps::Mapping;
+use crate::proc::smaps::{Smap, VmFlag};
+use crate::proc::stat::Layout;
+use crate::sys::pagemap::{Categories, PageRegion, Query, scan};
+
+/// Size of a page on x86-64.
+pub const PAGE_BYTES: u64 = 4096;
+
+/// What a mapping shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backing {
+    /// Private anonymous memory.
+    Anonymous,
+    /// Private anonymous memory between `start_brk` and `brk`.
+    Heap,
+    /// A file.
+    File {
+        /// Its entry.
+        file: ObjectId,
+        /// `MAP_SHARED`.
+        shared: bool,
+        /// `O_RDONLY` or `O_RDWR`: how it was open when it was mapped.
+        access: u32,
+    },
+    /// Shared memory without a name: `MAP_SHARED | MAP_ANONYMOUS`, `memfd_create`.
+    Shmem {
+        /// Its entry.
+        file: ObjectId,
+        /// `MAP_SHARED`.
+        shared: bool,
+        /// `O_RDONLY` or `O_RDWR`.
+        access: u32,
+    },
+    /// Code of the kernel.
+    Vdso,
+    /// Data of the kernel, `vvar_vclock` included.
+    Vvar,
+    /// The page at the top of the address space.
+    Vsyscall,
+}
+
+/// One mapping of a task.
+#[derive(Clone, Debug)]
+pub struct Vma {
+    /// Range, protection, offset, flags.
+    pub smap: Smap,
+    /// What it shows.
+    pub backing: Backing,
+}
+
+impl Vma {
+    /// Whether pages of this mapping belong to the task alone and must be written.
+    #[must_use]
+    pub fn keeps_pages(&self) -> bool {
+        match self.backing {
+            Backing::Anonymous | Backing::Heap | Backing::Vdso => true,
+            Backing::File { shared, .. } | Backing::Shmem { shared, .. } => !shared,
+            Backing::Vvar | Backing::Vsyscall => false,
+        }
+    }
+}
+
+/// A run of pages that go to the pages file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageRun {
+    /// First byte.
+    pub start: u64,
+    /// First byte behind.
+    pub end: u64,
+    /// May be served after the task runs again (anonymous private memory, not the page under
+    /// the stack pointer).
+    pub lazy: bool,
+}
+
+impl PageRun {
+    /// Number of pages.
+    #[must_use]
+    pub fn pages(&self) -> u64 {
+        (self.end - self.start) / PAGE_BYTES
+    }
+}
+
+/// An address space.
+#[derive(Clone, Debug)]
+pub struct AddressSpace {
+    /// Its mappings, ascending.
+    pub vmas: Vec<Vma>,
+    /// Its program.
+    pub exe: ObjectId,
+    /// The auxiliary vector, word by word.
+    pub auxv: Vec<u64>,
+    /// Pages to be written, ascending, none across the border of two mappings.
+    pub pages: Vec<PageRun>,
+    /// Pages that were in memory or swap when the address space was scanned.
+    pub pages_scanned: u64,
+}
+
+/// Finds the entry for a mapped file: the path part of a mapping to its id.
+pub trait MappedFiles {
+    /// The entry for the file behind a mapping, and how it was open (`O_RDONLY`, `O_RDWR`).
+    ///
+    /// # Errors
+    /// When the file cannot be dumped.
+    fn mapped_file(&mut self, tid: Tid, proc_dir: &ProcDir, mapping: &Mapping) -> Result<MappedFile>;
+}
+
+/// The answer of [`MappedFiles`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MappedFile {
+    /// Its entry.
+    pub file: ObjectId,
+    /// `O_RDONLY` or `O_RDWR`.
+    pub access: u32,
+    /// Whether it is nameless shared memory rather than a file.
+    pub shmem: bool,
+}
+
+/// Says what every mapping of a task shows.
+///
+/// # Errors
+/// [`Error::Blocked`] with every mapping that the images cannot hold.
+pub fn classify(
+    tid: Tid,
+    proc_dir: &ProcDir,
+    smaps: Vec<Smap>,
+    layout: &Layout,
+    brk: u64,
+    files: &mut dyn MappedFiles,
+) -> Result<Vec<Vma>> {
+    let mut vmas: Vec<Vma> = Vec::with_capacity(smaps.len());
+    let mut blockers = Vec::new();
+    for smap in smaps {
+        match backing(tid, proc_dir, &smap, layout, brk, files) {
+            Ok(Backing::Vvar) if joins_vvar(vmas.last(), &smap) => {
+                // Restore wants one entry for vvar and vvar_vclock.
+                if let Some(vvar) = vmas.last_mut() {
+                    vvar.smap.mapping.end = smap.mapping.end;
+                }
+            }
+            Ok(backing) => vmas.push(Vma { smap, backing }),
+            Err(error) => blockers.push(error),
+        }
+    }
+    if blockers.is_empty() { Ok(vmas) } else { Err(Error::Blocked(blockers)) }
+}
+
+fn joins_vvar(last: Option<&Vma>, next: &Smap) -> bool {
+    last.is_some_and(|last| last.backing == Backing::Vvar && last.smap.mapping.end == next.mapping.start)
+}
+
+fn backing(
+    tid: Tid,
+    proc_dir: &ProcDir,
+    smap: &Smap,
+    layout: &Layout,
+    brk: u64,
+    files: &mut dyn MappedFiles,
+) -> Result<Backing> {
+    let mapping = &smap.mapping;
+    let refuse = |what: &str, remedy: &str| {
+        let target = crate::error::Target::Memory(tid, mapping.start, mapping.end);
+        Err(Error::unsupported(target, what, remedy))
+    };
+    match mapping.path.as_slice() {
+        b"[vdso]" => return Ok(Backing::Vdso),
+        b"[vvar]" | b"[vvar_vclock]" => return Ok(Backing::Vvar),
+        b"[vsyscall]" => return Ok(Backing::Vsyscall),
+        b"[uprobes]" => return refuse("a page of uprobes", "remove the probes first"),
+        _ => {}
+    }
+    if smap.has(VmFlag::Io) || smap.has(VmFlag::PfnMap) {
+        return refuse("memory of a device", "let the program unmap it first");
+    }
+    if smap.has(VmFlag::HugeTlb) {
+        return refuse("a hugetlb mapping", "not supported yet");
+    }
+    if mapping.inode == 0 {
+        if mapping.access.shared {
+            return refuse("shared memory without a file", "not supported yet");
+        }
+        if mapping.start < brk && mapping.end > layout.start_brk && layout.start_brk < brk {
+            return Ok(Backing::Heap);
+        }
+        return Ok(Backing::Anonymous);
+    }
+    let MappedFile { file, access, shmem } = files.mapped_file(tid, proc_dir, mapping)?;
+    let shared = mapping.access.shared;
+    Ok(if shmem { Backing::Shmem { file, shared, access } } else { Backing::File { file, shared, access } })
+}
+
+/// Lists the pages of a task that have to be written.
+///
+/// A page counts when it is in memory or swap, is not the system's zero page, and is the
+/// task's own rather than the file's. All pages of the vdso count: restore reads its symbols.
+///
+/// # Errors
+/// Those of the scan.
+pub fn list_pages(tid: Tid, proc_dir: &ProcDir, vmas: &[Vma], stack_pointer: u64) -> Result<Vec<PageRun>> {
+    let (Some(first), Some(last)) = (vmas.first(), vmas.iter().rev().find(|vma| vma.keeps_pages())) else {
+        return Ok(Vec::new());
+    };
+    let pagemap = open_pagemap(proc_dir)?;
+    let query = Query {
+        excluded: Categories::FILE.and(Categories::PFNZERO),
+        any_of: Categories::PRESENT.and(Categories::SWAPPED),
+        ..Query::default()
+    };
+    let mut regions: Vec<PageRegion> = Vec::new();
+    scan(&pagemap, first.smap.mapping.start, last.smap.mapping.end, query, &mut regions).on("PAGEMAP_SCAN", tid)?;
+
+    let stack_page = stack_pointer & !(PAGE_BYTES - 1);
+    let mut runs = Vec::with_capacity(regions.len());
+    let mut regions = regions.into_iter().peekable();
+    for vma in vmas {
+        let (start, end) = (vma.smap.mapping.start, vma.smap.mapping.end);
+        while regions.next_if(|region| region.end <= start).is_some() {}
+        if !vma.keeps_pages() {
+            continue;
+        }
+        if vma.backing == Backing::Vdso {
+            runs.push(PageRun { start, end, lazy: false });
+            continue;
+        }
+        let lazy = matches!(vma.backing, Backing::Anonymous | Backing::Heap);
+        while let Some(region) = regions.peek() {
+            if region.start >= end {
+                break;
+            }
+            let run = PageRun {
+                start: region.start.max(start),
+                end: region.end.min(end),
+                lazy,
+            };
+            push_without(&mut runs, run, stack_page);
+            if region.end > end {
+                break;
+            }
+            regions.next();
+        }
+    }
+    Ok(runs)
+}
+
+/// Appends a run, with the page under the stack pointer as a run of its own that is not lazy.
+fn push_without(runs: &mut Vec<PageRun>, run: PageRun, stack_page: u64) {
+    if !run.lazy || !(run.start..run.end).contains(&stack_page) {
+        runs.push(run);
+        return;
+    }
+    let behind = stack_page + PAGE_BYTES;
+    let parts = [
+        PageRun { end: stack_page, ..run },
+        PageRun {
+            start: stack_page,
+            end: behind,
+            lazy: false,
+        },
+        PageRun { start: behind, ..run },
+    ];
+    runs.extend(parts.into_iter().filter(|part| part.start < part.end));
+}
+
+fn open_pagemap(proc_dir: &ProcDir) -> Result<File> {
+    proc_dir.open_file("pagemap", OFlag::O_RDONLY)
+}

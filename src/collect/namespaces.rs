@@ -1,0 +1,53 @@
+//! Namespaces: a host tree lives in those of the dumper, all of them.
+
+use std::os::unix::fs::MetadataExt;
+
+use crate::error::{Error, IoResultExt, Result};
+use crate::freeze::Process;
+
+/// The kinds of namespace, in the order in which the images number them from 1.
+pub const KINDS: [&str; 8] = ["pid", "net", "ipc", "uts", "time", "mnt", "user", "cgroup"];
+
+/// The dumper's own namespaces, by inode number.
+#[derive(Clone, Debug)]
+pub struct OwnNamespaces {
+    inodes: [Option<u64>; KINDS.len()],
+}
+
+impl OwnNamespaces {
+    /// Reads `/proc/self/ns`.
+    ///
+    /// # Errors
+    /// When it cannot be read; a kind the kernel lacks is no error.
+    pub fn read() -> Result<Self> {
+        let mut inodes = [None; KINDS.len()];
+        for (inode, kind) in inodes.iter_mut().zip(KINDS) {
+            let path = format!("/proc/self/ns/{kind}");
+            *inode = match std::fs::metadata(&path) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+                answer => Some(answer.at("stat", path)?.ino()),
+            };
+        }
+        Ok(Self { inodes })
+    }
+
+    /// Checks that a process shares every namespace with the dumper.
+    ///
+    /// # Errors
+    /// [`Error::Blocked`] with one entry per namespace of its own.
+    pub fn check(&self, process: &Process) -> Result<()> {
+        let mut blockers = Vec::new();
+        for (own, kind) in self.inodes.iter().zip(KINDS) {
+            let Some(own) = own else { continue };
+            let theirs = process.proc_dir.stat(&format!("ns/{kind}"))?.st_ino;
+            if theirs != *own {
+                blockers.push(Error::unsupported(
+                    process.pid,
+                    format!("a process in another {kind} namespace (inode {theirs}, the dumper's is {own})"),
+                    "run dedump inside that namespace; containers are not supported",
+                ));
+            }
+        }
+        if blockers.is_empty() { Ok(()) } else { Err(Error::Blocked(blockers)) }
+    }
+}

@@ -1,0 +1,214 @@
+//! Address spaces as images: `mm-`, `pagemap-`, `pages-`.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use super::framing::ImageWriter;
+use super::proto;
+use crate::collect::memory::{AddressSpace, Backing, PAGE_BYTES, PageRun, Vma};
+use crate::collect::task::{Living, Task};
+use crate::error::{IoResultExt, Result};
+use crate::proc::maps::Access;
+use crate::proc::memory::TaskMemory;
+use crate::proc::smaps::VmFlag;
+
+/// `VmaEntry.status` bits.
+mod status {
+    pub(super) const REGULAR: u32 = 1 << 0;
+    pub(super) const VSYSCALL: u32 = 1 << 2;
+    pub(super) const VDSO: u32 = 1 << 3;
+    pub(super) const HEAP: u32 = 1 << 5;
+    pub(super) const FILE_PRIVATE: u32 = 1 << 6;
+    pub(super) const FILE_SHARED: u32 = 1 << 7;
+    pub(super) const ANON_PRIVATE: u32 = 1 << 9;
+    pub(super) const VVAR: u32 = 1 << 12;
+    pub(super) const MEMFD: u32 = 1 << 14;
+}
+
+/// `PagemapEntry.flags`: may be served after the task runs again.
+const LAZY: u32 = 1 << 1;
+/// `PagemapEntry.flags`: the bytes are in the pages file of this folder.
+const PRESENT: u32 = 1 << 2;
+
+/// More words are refused by restore.
+const LONGEST_AUXV: usize = 44;
+
+/// The `mm-` entry of a task.
+#[must_use]
+pub fn mm_entry(task: &Task, living: &Living, space: &AddressSpace) -> proto::MmEntry {
+    let layout = &task.stat.layout;
+    proto::MmEntry {
+        mm_start_code: layout.start_code,
+        mm_end_code: layout.end_code,
+        mm_start_data: layout.start_data,
+        mm_end_data: layout.end_data,
+        mm_start_stack: layout.start_stack,
+        mm_start_brk: layout.start_brk,
+        mm_brk: living.brk,
+        mm_arg_start: layout.arg_start,
+        mm_arg_end: layout.arg_end,
+        mm_env_start: layout.env_start,
+        mm_env_end: layout.env_end,
+        exe_file_id: space.exe.number(),
+        mm_saved_auxv: space.auxv.iter().copied().take(LONGEST_AUXV).collect(),
+        vmas: space.vmas.iter().map(vma_entry).collect(),
+        dumpable: i32::try_from(living.dumpable).ok(),
+        aios: Vec::new(),
+        thp_disabled: living.status.huge_pages_allowed.map(|allowed| !allowed),
+    }
+}
+
+fn vma_entry(vma: &Vma) -> proto::VmaEntry {
+    const ANONYMOUS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    let mapping = &vma.smap.mapping;
+    let (status, sharing, shmid, fdflags) = match vma.backing {
+        Backing::Anonymous => (status::REGULAR | status::ANON_PRIVATE, ANONYMOUS, 0, None),
+        Backing::Heap => (status::REGULAR | status::ANON_PRIVATE | status::HEAP, ANONYMOUS, 0, None),
+        Backing::File { file, shared, access } | Backing::Shmem { file, shared, access } => {
+            let (kind, flag) = if shared { (status::FILE_SHARED, libc::MAP_SHARED) } else { (status::FILE_PRIVATE, libc::MAP_PRIVATE) };
+            let memfd = if matches!(vma.backing, Backing::Shmem { .. }) { status::MEMFD } else { 0 };
+            (status::REGULAR | kind | memfd, flag, file.number(), Some(access))
+        }
+        Backing::Vdso => (status::REGULAR | status::VDSO | status::ANON_PRIVATE, ANONYMOUS, 0, None),
+        Backing::Vvar => (status::REGULAR | status::VVAR | status::ANON_PRIVATE, ANONYMOUS, 0, None),
+        Backing::Vsyscall => (status::VSYSCALL | status::ANON_PRIVATE, ANONYMOUS, 0, None),
+    };
+    let mut flags = sharing;
+    for (flag, map) in [
+        (VmFlag::GrowsDown, libc::MAP_GROWSDOWN),
+        (VmFlag::Locked, libc::MAP_LOCKED),
+        (VmFlag::NoReserve, libc::MAP_NORESERVE),
+    ] {
+        if vma.smap.has(flag) {
+            flags |= map;
+        }
+    }
+    let madv = madvice(vma);
+    proto::VmaEntry {
+        start: mapping.start,
+        end: mapping.end,
+        pgoff: if matches!(vma.backing, Backing::File { .. } | Backing::Shmem { .. }) { mapping.offset_bytes } else { 0 },
+        shmid: u64::from(shmid),
+        prot: protection(mapping.access),
+        flags: flags.cast_unsigned(),
+        status,
+        fd: -1,
+        madv: (madv != 0).then_some(madv),
+        fdflags,
+    }
+}
+
+fn protection(access: Access) -> u32 {
+    let bit = |set: bool, flag: i32| if set { flag.cast_unsigned() } else { 0 };
+    bit(access.read, libc::PROT_READ) | bit(access.write, libc::PROT_WRITE) | bit(access.execute, libc::PROT_EXEC)
+}
+
+/// Bit n for `madvise` advice n that is in force.
+fn madvice(vma: &Vma) -> u64 {
+    if matches!(vma.backing, Backing::Vdso | Backing::Vvar | Backing::Vsyscall) {
+        return 0;
+    }
+    [
+        (VmFlag::SequentialRead, libc::MADV_SEQUENTIAL),
+        (VmFlag::RandomRead, libc::MADV_RANDOM),
+        (VmFlag::DontFork, libc::MADV_DONTFORK),
+        (VmFlag::DontDump, libc::MADV_DONTDUMP),
+        (VmFlag::Mergeable, libc::MADV_MERGEABLE),
+        (VmFlag::HugePage, libc::MADV_HUGEPAGE),
+        (VmFlag::NoHugePage, libc::MADV_NOHUGEPAGE),
+        (VmFlag::WipeOnFork, libc::MADV_WIPEONFORK),
+    ]
+    .into_iter()
+    .filter(|(flag, _)| vma.smap.has(*flag))
+    .fold(0, |bits, (_, advice)| bits | 1 << advice)
+}
+
+/// Writes the `pagemap-` entries for runs of pages whose bytes stand in `pages-<pages_id>`.
+///
+/// # Errors
+/// Writing.
+pub fn write_pagemap(writer: &mut ImageWriter, pages_id: u32, runs: &[PageRun]) -> Result<()> {
+    writer.entry(&proto::PagemapHead { pages_id })?;
+    for run in runs {
+        // Restorers before 4.2 read the 32-bit count, later ones the other: both are written.
+        let longest = u64::from(u32::MAX) * PAGE_BYTES;
+        let mut start = run.start;
+        while start < run.end {
+            let end = run.end.min(start.saturating_add(longest));
+            let pages = (end - start) / PAGE_BYTES;
+            writer.entry(&proto::PagemapEntry {
+                vaddr: start,
+                compat_nr_pages: u32::try_from(pages).unwrap_or(u32::MAX),
+                nr_pages: Some(pages),
+                flags: Some(PRESENT | if run.lazy { LAZY } else { 0 }),
+                in_parent: None,
+            })?;
+            start = end;
+        }
+    }
+    Ok(())
+}
+
+/// A pages file being filled, and what went into it.
+#[derive(Debug)]
+pub struct PagesWriter {
+    file: File,
+    name: String,
+    buffer: Vec<u8>,
+    size_bytes: u64,
+    crc: crc32fast::Hasher,
+}
+
+impl PagesWriter {
+    /// Fits the second-level cache: read from the task and written to the file in one go.
+    const BUFFER_BYTES: usize = 512 * 1024;
+
+    /// Starts an empty pages file.
+    #[must_use]
+    pub fn new(file: File, name: String) -> Self {
+        Self {
+            file,
+            name,
+            buffer: vec![0; Self::BUFFER_BYTES],
+            size_bytes: 0,
+            crc: crc32fast::Hasher::new(),
+        }
+    }
+
+    /// Appends pages of a stopped task.
+    ///
+    /// # Errors
+    /// A page that cannot be read; writing.
+    pub fn copy(&mut self, memory: &TaskMemory, runs: &[PageRun]) -> Result<()> {
+        let mut filled = 0;
+        for run in runs {
+            let mut from = run.start;
+            while from < run.end {
+                let room = (self.buffer.len() - filled) as u64;
+                let len = usize::try_from((run.end - from).min(room)).unwrap_or(0);
+                memory.read(from, &mut self.buffer[filled..filled + len])?;
+                filled += len;
+                from += len as u64;
+                if filled == self.buffer.len() {
+                    self.flush(filled)?;
+                    filled = 0;
+                }
+            }
+        }
+        self.flush(filled)
+    }
+
+    fn flush(&mut self, filled: usize) -> Result<()> {
+        let bytes = &self.buffer[..filled];
+        self.file.write_all_at(bytes, self.size_bytes).at("write", self.name.as_str())?;
+        self.crc.update(bytes);
+        self.size_bytes += filled as u64;
+        Ok(())
+    }
+
+    /// Size and CRC-32 of what was written.
+    #[must_use]
+    pub fn finish(self) -> (u64, u32) {
+        (self.size_bytes, self.crc.finalize())
+    }
+}
