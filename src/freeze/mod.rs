@@ -329,8 +329,8 @@ impl Candidate {
         for thread in threads {
             let text = self.proc_dir.read(&format!("task/{thread}/children")).unwrap_or_default();
             for child in parse_children(&text).unwrap_or_default() {
-                let answer = kcmp::kcmp(self.pid.leader(), child.leader(), kcmp::Kind::Vm, 0, 0);
-                if answer == Ok(kcmp::Answer::Equal) && self.state()? == Some(State::DiskSleep) {
+                let answer = kcmp::kcmp(self.pid.leader(), child.leader(), kcmp::Resource::Vm);
+                if answer == Ok(kcmp::Order::Equal) && self.state()? == Some(State::DiskSleep) {
                     return Ok(Some(child));
                 }
             }
