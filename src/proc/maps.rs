@@ -46,6 +46,34 @@ impl Mapping {
         self.end - self.start
     }
 
+    /// Whether it is private memory without a file: heap, stack or mmap.
+    #[must_use]
+    pub fn is_private_anonymous(&self) -> bool {
+        let named_by_user = self.path.starts_with(b"[anon:");
+        let known = matches!(self.path.as_slice(), b"" | b"[heap]" | b"[stack]");
+        !self.access.shared && self.inode == 0 && (known || named_by_user)
+    }
+
+    /// Whether it is private code that the task can read and run but not write.
+    ///
+    /// The `[vsyscall]` page at the end of all addresses is not: nobody can write there.
+    #[must_use]
+    pub fn is_private_text(&self) -> bool {
+        let Access {
+            read,
+            write,
+            execute,
+            shared,
+        } = self.access;
+        read && execute && !write && !shared && self.path != b"[vsyscall]"
+    }
+
+    /// Whether it is the code that the kernel provides.
+    #[must_use]
+    pub fn is_vdso(&self) -> bool {
+        self.path == b"[vdso]"
+    }
+
     /// Eats a whole line.
     pub(super) fn parse(line: &mut Line<'_>) -> Result<Self, ParseError> {
         let before = *line;

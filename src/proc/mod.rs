@@ -1,12 +1,17 @@
 //! What `/proc` tells, as parsers over bytes; the code that opens files is [`ProcDir`] alone.
 
-mod device;
+pub mod auxv;
+pub mod cgroup;
 pub mod children;
+pub mod device;
 pub mod maps;
 pub mod memory;
+pub mod mountinfo;
+pub mod smaps;
 pub mod stat;
 pub mod status;
 pub mod text;
+pub mod timers;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -80,24 +85,6 @@ impl ProcDir {
         Ok(File::from(fd))
     }
 
-    /// The entries of a folder below this one that are numbers, e.g. of `task` or `fd`, in the
-    /// kernel's order.
-    ///
-    /// # Errors
-    /// Those of opening and listing it.
-    pub fn numbers(&self, name: &str) -> Result<Vec<i32>> {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let mut numbers = Vec::new();
-        let mut folder = Dir::openat(self.dir.as_fd(), name, flags, Mode::empty())
-            .on("open", self.path_of(name).as_path())?;
-        for entry in folder.iter() {
-            let entry = entry.on("list", self.path_of(name).as_path())?;
-            let name = entry.file_name().to_str().unwrap_or_default();
-            numbers.extend(name.parse::<i32>().ok());
-        }
-        Ok(numbers)
-    }
-
     /// The text of a link below this folder, e.g. `exe` or `fd/3`; any bytes, ` (deleted)` included.
     ///
     /// # Errors
@@ -115,6 +102,26 @@ impl ProcDir {
     pub fn stat(&self, name: &str) -> Result<FileStat> {
         fstatat(self.dir.as_fd(), name, nix::fcntl::AtFlags::empty())
             .on("stat", self.path_of(name).as_path())
+    }
+
+    /// The numbers that entries of a folder below this one are named by, in the kernel's order:
+    /// the threads in `task`, the descriptors in `fd`.
+    ///
+    /// # Errors
+    /// Open and read errors, `ENOENT` or `ESRCH` when the task is gone.
+    pub fn numbers(&self, name: &str) -> Result<Vec<i32>> {
+        let path = self.path_of(name);
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+        let mut folder =
+            Dir::from_fd(self.open_file(name, flags)?.into()).on("open", path.as_path())?;
+        let mut numbers = Vec::new();
+        for entry in folder.iter() {
+            let entry = entry.on("getdents", path.as_path())?;
+            // Of the entries, only `.` and `..` are no numbers.
+            let name = entry.file_name().to_bytes();
+            numbers.extend(text::parse_decimal::<i32>(name));
+        }
+        Ok(numbers)
     }
 
     /// The full path of a file below this folder, for messages.
@@ -139,5 +146,109 @@ impl ProcDir {
 impl AsFd for ProcDir {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::BufReader;
+
+    use nix::errno::Errno;
+
+    use super::*;
+    use crate::error::Error;
+
+    /// Parses one file of a task, unless the task is gone or the file is not for us.
+    fn check<T: std::fmt::Debug>(
+        dir: &ProcDir,
+        name: &str,
+        parse: impl Fn(&[u8]) -> Result<T, text::ParseError>,
+    ) -> Option<T> {
+        match dir.read(name) {
+            Ok(text) => Some(parse(&text).map_err(|e| e.at(dir.path_of(name))).unwrap()),
+            Err(Error::Syscall { errno, .. }) => {
+                let expected = [Errno::ESRCH, Errno::ENOENT, Errno::EACCES, Errno::EPERM];
+                assert!(expected.contains(&errno), "{name}: {errno}");
+                None
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn every_task_of_this_machine_can_be_parsed() {
+        let all = ProcDir::open_path(PathBuf::from("/proc")).unwrap();
+        let mut parsed = 0;
+        for pid in all.numbers(".").unwrap().into_iter().map(Pid) {
+            let Ok(process) = ProcDir::open(pid) else {
+                continue;
+            };
+            check(&process, "timers", timers::parse_timers);
+            check(&process, "maps", maps::parse_maps);
+            check(&process, "mountinfo", mountinfo::parse_mountinfo);
+            check(&process, "auxv", auxv::parse_auxv);
+            check(&process, "cgroup", cgroup::parse_cgroup);
+            check(&process, "smaps", smaps::parse_smaps);
+            for tid in process.numbers("task").unwrap_or_default() {
+                let Ok(thread) = ProcDir::open_thread(pid, Tid(tid)) else {
+                    continue;
+                };
+                let stat = check(&thread, "stat", stat::parse_stat);
+                let status = check(&thread, "status", status::parse_status);
+                check(&thread, "children", children::parse_children);
+                if let (Some(stat), Some(status)) = (stat, status) {
+                    assert_eq!((stat.tid, status.process), (tid, pid.0));
+                    parsed += 1;
+                }
+            }
+        }
+        assert!(parsed > 0);
+    }
+
+    #[test]
+    fn a_timer_made_here_is_found() {
+        use nix::sys::signal::{SigEvent, SigevNotify, Signal};
+        use nix::sys::timer::Timer;
+        use nix::time::ClockId;
+
+        let event = SigEvent::new(SigevNotify::SigevSignal {
+            signal: Signal::SIGUSR1,
+            si_value: -2,
+        });
+        let _timer = Timer::new(ClockId::CLOCK_BOOTTIME, event).unwrap();
+        let own = Pid(std::process::id().cast_signed());
+        let found = check(&ProcDir::open(own).unwrap(), "timers", timers::parse_timers);
+        let found = found.unwrap();
+        let timer = found
+            .iter()
+            .find(|timer| timer.clock == libc::CLOCK_BOOTTIME);
+        let timer = timer.unwrap();
+        assert_eq!(timer.signal, libc::SIGUSR1);
+        assert_eq!(timer.value, (-2_i64).cast_unsigned());
+        assert_eq!(timer.notify, timers::Notify::Signal);
+        assert_eq!(timer.receiver, timers::Receiver::Process(own.0));
+    }
+
+    #[test]
+    fn what_is_read_of_ourselves_is_true() {
+        let own = Pid(std::process::id().cast_signed());
+        let dir = ProcDir::open(own).unwrap();
+        assert!(dir.numbers("fd").unwrap().contains(&2));
+        assert!(dir.numbers("task").unwrap().contains(&own.0));
+        assert_eq!(dir.stat("fd/no such").unwrap_err().exit_code(), 1);
+
+        let file = BufReader::new(dir.open_file("smaps", OFlag::O_RDONLY).unwrap());
+        let vmas = smaps::read_smaps(file, dir.path_of("smaps")).unwrap();
+        let here = &raw const own as u64;
+        let stack = vmas
+            .iter()
+            .find(|vma| (vma.mapping.start..vma.mapping.end).contains(&here));
+        let stack = stack.unwrap();
+        assert!(stack.mapping.access.write && stack.flags.contains(smaps::VmFlag::Write));
+        assert!(stack.resident_bytes > 0 && stack.page_bytes == 4096);
+        assert!(
+            vmas.iter()
+                .any(|vma| vma.mapping.is_vdso() && vma.mapping.is_private_text())
+        );
     }
 }

@@ -10,7 +10,7 @@ pub struct Stat {
     /// The name of the thread: any bytes, at most 15 for a user task.
     pub comm: Vec<u8>,
     /// What the task is doing.
-    pub state: RunState,
+    pub state: State,
     /// The parent process; 0 when it is outside of the namespace.
     pub parent: i32,
     /// The process group.
@@ -85,7 +85,7 @@ impl Layout {
 
 /// The state of a task, by the kernel's letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RunState {
+pub enum State {
     /// `R`: running or about to.
     Running,
     /// `S`: waiting, and signals wake it.
@@ -106,7 +106,7 @@ pub enum RunState {
     Idle,
 }
 
-impl RunState {
+impl State {
     pub(super) fn of(letter: &[u8]) -> Option<Self> {
         Some(match letter {
             b"R" => Self::Running,
@@ -146,7 +146,7 @@ pub fn parse_stat(text: &[u8]) -> Result<Stat, ParseError> {
     let comm = from_name[..name_length].to_vec();
     let mut line = Line::new(1, &from_name[name_length + 1..]);
 
-    let state = line.convert("a task state", RunState::of)?;
+    let state = line.convert("a task state", State::of)?;
     let parent = line.signed("a parent pid")?;
     let process_group = line.signed("a process group")?;
     let session = line.signed("a session")?;
@@ -217,7 +217,7 @@ mod tests {
         let expected = Stat {
             tid: 5729,
             comm: b"cat".to_vec(),
-            state: RunState::Sleeping,
+            state: State::Sleeping,
             parent: 5681,
             process_group: 5682,
             session: 3712,
@@ -271,7 +271,10 @@ mod tests {
         }
         let unknown_state = b"1 (x) Q 0 0";
         let error = parse_stat(unknown_state).unwrap_err();
-        assert_eq!((error.expected, &error.found[..]), ("a task state", " Q 0 0"));
+        assert_eq!(
+            (error.expected, &error.found[..]),
+            ("a task state", " Q 0 0")
+        );
         let longer = [&good[..good.len() - 1], b" 0\n"].concat();
         assert_eq!(parse_stat(&longer).unwrap_err().expected, "nothing more");
     }

@@ -33,25 +33,17 @@ pub struct Status {
     /// Threads of the process.
     pub threads: u32,
     /// Signals pending for this thread.
-    pub pending: u64,
+    pub signals_pending: u64,
     /// Signals pending for the process.
-    pub shared_pending: u64,
+    pub signals_shared_pending: u64,
     /// Signals blocked.
-    pub blocked: u64,
+    pub signals_blocked: u64,
     /// Signals ignored.
-    pub ignored: u64,
+    pub signals_ignored: u64,
     /// Signals with a handler.
-    pub caught: u64,
-    /// Inheritable capabilities.
-    pub inheritable: u64,
-    /// Permitted capabilities.
-    pub permitted: u64,
-    /// Effective capabilities.
-    pub effective: u64,
-    /// The capability bounding set.
-    pub bounding: u64,
-    /// Ambient capabilities.
-    pub ambient: u64,
+    pub signals_caught: u64,
+    /// Capabilities.
+    pub capabilities: Capabilities,
     /// Whether exec may no longer grant privileges.
     pub no_new_privileges: bool,
     /// How system calls are filtered.
@@ -71,6 +63,21 @@ pub struct CredentialIds {
     pub saved: u32,
     /// For access to files.
     pub filesystem: u32,
+}
+
+/// The five capability sets of a task.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Kept over exec of a file that has them, too.
+    pub inheritable: u64,
+    /// May be made effective.
+    pub permitted: u64,
+    /// In force.
+    pub effective: u64,
+    /// The most that exec can grant.
+    pub bounding: u64,
+    /// Kept over exec of any file.
+    pub ambient: u64,
 }
 
 /// A seccomp mode.
@@ -120,11 +127,11 @@ struct Found {
     is_kernel_thread: Option<bool>,
     huge_pages_allowed: Option<bool>,
     threads: Option<u32>,
-    pending: Option<u64>,
-    shared_pending: Option<u64>,
-    blocked: Option<u64>,
-    ignored: Option<u64>,
-    caught: Option<u64>,
+    signals_pending: Option<u64>,
+    signals_shared_pending: Option<u64>,
+    signals_blocked: Option<u64>,
+    signals_ignored: Option<u64>,
+    signals_caught: Option<u64>,
     inheritable: Option<u64>,
     permitted: Option<u64>,
     effective: Option<u64>,
@@ -150,11 +157,11 @@ impl Found {
             b"Kthread" => self.is_kernel_thread = Some(flag(line)?),
             b"THP_enabled" => self.huge_pages_allowed = Some(flag(line)?),
             b"Threads" => self.threads = Some(line.unsigned("a count")?),
-            b"SigPnd" => self.pending = Some(set(line)?),
-            b"ShdPnd" => self.shared_pending = Some(set(line)?),
-            b"SigBlk" => self.blocked = Some(set(line)?),
-            b"SigIgn" => self.ignored = Some(set(line)?),
-            b"SigCgt" => self.caught = Some(set(line)?),
+            b"SigPnd" => self.signals_pending = Some(set(line)?),
+            b"ShdPnd" => self.signals_shared_pending = Some(set(line)?),
+            b"SigBlk" => self.signals_blocked = Some(set(line)?),
+            b"SigIgn" => self.signals_ignored = Some(set(line)?),
+            b"SigCgt" => self.signals_caught = Some(set(line)?),
             b"CapInh" => self.inheritable = Some(set(line)?),
             b"CapPrm" => self.permitted = Some(set(line)?),
             b"CapEff" => self.effective = Some(set(line)?),
@@ -182,17 +189,23 @@ impl Found {
             is_kernel_thread: self.is_kernel_thread,
             huge_pages_allowed: self.huge_pages_allowed,
             threads: self.threads.ok_or_else(|| missing("Threads"))?,
-            pending: self.pending.ok_or_else(|| missing("SigPnd"))?,
-            shared_pending: self.shared_pending.ok_or_else(|| missing("ShdPnd"))?,
-            blocked: self.blocked.ok_or_else(|| missing("SigBlk"))?,
-            ignored: self.ignored.ok_or_else(|| missing("SigIgn"))?,
-            caught: self.caught.ok_or_else(|| missing("SigCgt"))?,
-            inheritable: self.inheritable.ok_or_else(|| missing("CapInh"))?,
-            permitted: self.permitted.ok_or_else(|| missing("CapPrm"))?,
-            effective: self.effective.ok_or_else(|| missing("CapEff"))?,
-            bounding: self.bounding.ok_or_else(|| missing("CapBnd"))?,
-            ambient: self.ambient.ok_or_else(|| missing("CapAmb"))?,
-            no_new_privileges: self.no_new_privileges.ok_or_else(|| missing("NoNewPrivs"))?,
+            signals_pending: self.signals_pending.ok_or_else(|| missing("SigPnd"))?,
+            signals_shared_pending: self
+                .signals_shared_pending
+                .ok_or_else(|| missing("ShdPnd"))?,
+            signals_blocked: self.signals_blocked.ok_or_else(|| missing("SigBlk"))?,
+            signals_ignored: self.signals_ignored.ok_or_else(|| missing("SigIgn"))?,
+            signals_caught: self.signals_caught.ok_or_else(|| missing("SigCgt"))?,
+            capabilities: Capabilities {
+                inheritable: self.inheritable.ok_or_else(|| missing("CapInh"))?,
+                permitted: self.permitted.ok_or_else(|| missing("CapPrm"))?,
+                effective: self.effective.ok_or_else(|| missing("CapEff"))?,
+                bounding: self.bounding.ok_or_else(|| missing("CapBnd"))?,
+                ambient: self.ambient.ok_or_else(|| missing("CapAmb"))?,
+            },
+            no_new_privileges: self
+                .no_new_privileges
+                .ok_or_else(|| missing("NoNewPrivs"))?,
             seccomp: self.seccomp,
             seccomp_filters: self.seccomp_filters,
         })
@@ -294,16 +307,18 @@ mod tests {
             is_kernel_thread: Some(false),
             huge_pages_allowed: Some(true),
             threads: 2,
-            pending: 1,
-            shared_pending: 1 << 63,
-            blocked: 4,
-            ignored: 0x1000,
-            caught: 0x1_8001_4a07,
-            inheritable: 0x10,
-            permitted: 0x1ff_feff_ffff,
-            effective: 0x1ff_feff_fffe,
-            bounding: 0x1ff_feff_ffff,
-            ambient: 0x20,
+            signals_pending: 1,
+            signals_shared_pending: 1 << 63,
+            signals_blocked: 4,
+            signals_ignored: 0x1000,
+            signals_caught: 0x1_8001_4a07,
+            capabilities: Capabilities {
+                inheritable: 0x10,
+                permitted: 0x1ff_feff_ffff,
+                effective: 0x1ff_feff_fffe,
+                bounding: 0x1ff_feff_ffff,
+                ambient: 0x20,
+            },
             no_new_privileges: true,
             seccomp: Seccomp::Filter,
             seccomp_filters: Some(3),
@@ -313,7 +328,14 @@ mod tests {
 
     #[test]
     fn older_kernels_and_zombies_have_fewer_lines() {
-        for key in ["Umask", "NSpid", "Kthread", "THP_enabled", "Seccomp", "Seccomp_filters"] {
+        for key in [
+            "Umask",
+            "NSpid",
+            "Kthread",
+            "THP_enabled",
+            "Seccomp",
+            "Seccomp_filters",
+        ] {
             let text = without(key);
             assert!(text.len() < TEXT.len());
             assert!(parse_status(text.as_bytes()).is_ok(), "{key}");
@@ -323,9 +345,25 @@ mod tests {
     #[test]
     fn a_missing_line_is_named() {
         for key in [
-            "Tgid", "Pid", "TracerPid", "Uid", "Gid", "FDSize", "Groups", "Threads", "SigPnd",
-            "ShdPnd", "SigBlk", "SigIgn", "SigCgt", "CapInh", "CapPrm", "CapEff", "CapBnd",
-            "CapAmb", "NoNewPrivs",
+            "Tgid",
+            "Pid",
+            "TracerPid",
+            "Uid",
+            "Gid",
+            "FDSize",
+            "Groups",
+            "Threads",
+            "SigPnd",
+            "ShdPnd",
+            "SigBlk",
+            "SigIgn",
+            "SigCgt",
+            "CapInh",
+            "CapPrm",
+            "CapEff",
+            "CapBnd",
+            "CapAmb",
+            "NoNewPrivs",
         ] {
             let error = parse_status(without(key).as_bytes()).unwrap_err();
             assert_eq!((error.line, error.expected), (0, key));
@@ -340,17 +378,23 @@ mod tests {
 
     #[test]
     fn strange_values_are_refused_with_their_line() {
-        for (good, bad, line) in [
-            ("0027", "0089", 2),
-            ("Tgid:\t41", "Tgid:\t41 2", 5),
-            ("1\t2\t3\t4294967295", "1\t2\t3", 10),
-            ("Seccomp:\t2", "Seccomp:\t3", 38),
-            ("NoNewPrivs:\t1", "NoNewPrivs:\tyes", 37),
-            ("SigIgn:\t00000", "SigIgn:\txyz", 30),
+        for (good, bad) in [
+            ("0027", "0089"),
+            ("Tgid:\t41", "Tgid:\t41 2"),
+            ("1\t2\t3\t4294967295", "1\t2\t3"),
+            ("Seccomp:\t2", "Seccomp:\t3"),
+            ("NoNewPrivs:\t1", "NoNewPrivs:\tyes"),
+            ("SigIgn:\t00000", "SigIgn:\txyz"),
         ] {
             let text = TEXT.replacen(good, bad, 1);
             assert_ne!(text, TEXT);
-            assert_eq!(parse_status(text.as_bytes()).unwrap_err().line, line, "{bad}");
+            let before = &TEXT[..TEXT.find(good).unwrap()];
+            let line = 1 + before.matches('\n').count();
+            assert_eq!(
+                parse_status(text.as_bytes()).unwrap_err().line,
+                line,
+                "{bad}"
+            );
         }
     }
 }

@@ -3,9 +3,9 @@
 use std::io::BufRead;
 use std::path::PathBuf;
 
-use crate::error::{Error, Result};
+use crate::error::Error;
 
-/// Why a text is not what the kernel documents; the path is added by [`InFile::in_file`].
+/// Why a text is not what the kernel documents; the path is added by [`ParseError::at`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseError {
     /// 1-based line, 0 when the text as a whole is wrong.
@@ -28,25 +28,16 @@ impl ParseError {
             found: String::from_utf8_lossy(shown).into_owned(),
         }
     }
-}
 
-/// Turns the error of a parser into one that names the file.
-pub trait InFile<T> {
-    /// Adds the path of the file that was parsed.
-    ///
-    /// # Errors
-    /// The error of `self`, as [`Error::Parse`].
-    fn in_file(self, path: impl Into<PathBuf>) -> Result<T>;
-}
-
-impl<T> InFile<T> for Result<T, ParseError> {
-    fn in_file(self, path: impl Into<PathBuf>) -> Result<T> {
-        self.map_err(|error| Error::Parse {
+    /// The error with the path of the file that was parsed.
+    #[must_use]
+    pub fn at(self, path: impl Into<PathBuf>) -> Error {
+        Error::Parse {
             path: path.into(),
-            line: error.line,
-            expected: error.expected,
-            found: error.found,
-        })
+            line: self.line,
+            expected: self.expected,
+            found: self.found,
+        }
     }
 }
 
@@ -249,7 +240,14 @@ pub(super) fn unescape(text: &[u8], escaped: &[u8]) -> Vec<u8> {
 
 /// The byte that a backslash and three octal digits stand for, and what follows.
 fn octal(text: &[u8]) -> Option<(u8, &[u8])> {
-    let [b'\\', a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', after @ ..] = text else {
+    let [
+        b'\\',
+        a @ b'0'..=b'3',
+        b @ b'0'..=b'7',
+        c @ b'0'..=b'7',
+        after @ ..,
+    ] = text
+    else {
         return None;
     };
     Some(((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'), after))
@@ -263,10 +261,22 @@ mod tests {
     fn numbers_are_digits_that_fit() {
         assert_eq!(unsigned(b"18446744073709551615", 10), Some(u64::MAX));
         assert_eq!(unsigned(b"18446744073709551616", 10), None);
-        assert_eq!(unsigned(b"ffffffffff600000", 16), Some(0xffff_ffff_ff60_0000));
+        assert_eq!(
+            unsigned(b"ffffffffff600000", 16),
+            Some(0xffff_ffff_ff60_0000)
+        );
         assert_eq!(signed(b"-9223372036854775808"), Some(i64::MIN));
         assert_eq!(signed(b"-9223372036854775809"), None);
-        for bad in [&b""[..], b"+1", b"-", b"1 ", b"0x1", b"1_0", b"\xff", b"--1"] {
+        for bad in [
+            &b""[..],
+            b"+1",
+            b"-",
+            b"1 ",
+            b"0x1",
+            b"1_0",
+            b"\xff",
+            b"--1",
+        ] {
             assert_eq!(unsigned(bad, 10), None, "{bad:?}");
             assert_eq!(signed(bad), None, "{bad:?}");
         }
@@ -286,7 +296,9 @@ mod tests {
 
     #[test]
     fn lines_are_numbered_and_keep_all_but_their_end() {
-        let all: Vec<_> = lines(b"a \r\n\n\xffz").map(|l| (l.number, l.rest)).collect();
+        let all: Vec<_> = lines(b"a \r\n\n\xffz")
+            .map(|l| (l.number, l.rest))
+            .collect();
         assert_eq!(all, [(1, &b"a \r"[..]), (2, b""), (3, b"\xffz")]);
         assert_eq!(lines(b"").count(), 0);
     }
@@ -295,16 +307,23 @@ mod tests {
     fn only_what_the_format_escapes_is_put_back() {
         assert_eq!(unescape(br"/a\012b\134012", b"\n"), b"/a\nb\\134012");
         assert_eq!(unescape(br"/a\040b\134012", b" \t\n\\"), b"/a b\\012");
-        assert_eq!(unescape(br"/\01 \08 \777 \", b" \t\n\\"), br"/\01 \08 \777 \");
+        assert_eq!(
+            unescape(br"/\01 \08 \777 \", b" \t\n\\"),
+            br"/\01 \08 \777 \"
+        );
         assert_eq!(unescape(b"\xff\\", b"\n"), b"\xff\\");
     }
 
     #[test]
     fn an_error_names_path_line_and_what_was_found() {
         let long = [b'x'; 200];
-        let error: Result<()> = Err(ParseError::new(7, "a state", &long)).in_file("/proc/1/stat");
-        let text = error.unwrap_err().to_string();
-        assert!(text.starts_with("/proc/1/stat:7: expected a state, found \"xxx"), "{text}");
+        let text = ParseError::new(7, "a state", &long)
+            .at("/proc/1/stat")
+            .to_string();
+        assert!(
+            text.starts_with("/proc/1/stat:7: expected a state, found \"xxx"),
+            "{text}"
+        );
         assert!(text.len() < 150, "{text}");
     }
 }
