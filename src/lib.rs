@@ -18,7 +18,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
-//pub mod collect;
+pub mod collect;
 pub mod error;
 pub mod freeze;
 pub mod ids;

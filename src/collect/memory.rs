@@ -11,7 +11,7 @@ use crate::error::{Error, Result, ResultExt};
 use crate::ids::{ObjectId, Tid};
 use crate::proc::ProcDir;
 use crate::proc::maps::Mapping;
-use crate::proc::smaps::{Smap, VmFlag};
+use crate::proc::smaps::{self, VmFlag};
 use crate::proc::stat::Layout;
 use crate::sys::pagemap::{Categories, PageRegion, Query, scan};
 
@@ -55,7 +55,7 @@ pub enum Backing {
 #[derive(Clone, Debug)]
 pub struct Vma {
     /// Range, protection, offset, flags.
-    pub smap: Smap,
+    pub smap: smaps::Vma,
     /// What it shows.
     pub backing: Backing,
 }
@@ -134,7 +134,7 @@ pub struct MappedFile {
 pub fn classify(
     tid: Tid,
     proc_dir: &ProcDir,
-    smaps: Vec<Smap>,
+    smaps: Vec<smaps::Vma>,
     layout: &Layout,
     brk: u64,
     files: &mut dyn MappedFiles,
@@ -156,14 +156,14 @@ pub fn classify(
     if blockers.is_empty() { Ok(vmas) } else { Err(Error::Blocked(blockers)) }
 }
 
-fn joins_vvar(last: Option<&Vma>, next: &Smap) -> bool {
+fn joins_vvar(last: Option<&Vma>, next: &smaps::Vma) -> bool {
     last.is_some_and(|last| last.backing == Backing::Vvar && last.smap.mapping.end == next.mapping.start)
 }
 
 fn backing(
     tid: Tid,
     proc_dir: &ProcDir,
-    smap: &Smap,
+    smap: &smaps::Vma,
     layout: &Layout,
     brk: u64,
     files: &mut dyn MappedFiles,
@@ -180,10 +180,10 @@ fn backing(
         b"[uprobes]" => return refuse("a page of uprobes", "remove the probes first"),
         _ => {}
     }
-    if smap.has(VmFlag::Io) || smap.has(VmFlag::PfnMap) {
+    if smap.flags.contains(VmFlag::Io) || smap.flags.contains(VmFlag::PfnMap) {
         return refuse("memory of a device", "let the program unmap it first");
     }
-    if smap.has(VmFlag::HugeTlb) {
+    if smap.flags.contains(VmFlag::HugeTlb) {
         return refuse("a hugetlb mapping", "not supported yet");
     }
     if mapping.inode == 0 {

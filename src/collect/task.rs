@@ -1,13 +1,12 @@
 //! What belongs to a process as a whole: handlers, timers, limits, flags.
 
-use super::thread::{self, QueuedSignal, Thread, number};
+use super::thread::{QueuedSignal, Thread, number};
 use crate::error::{Error, Result, ResultExt};
 use crate::freeze::Process;
 use crate::ids::Pid;
 use crate::inject::{Batch, Buffer, CallIndex, Results};
 use crate::proc::stat::Stat;
 use crate::proc::status::Status;
-use crate::proc::text::InFile;
 use crate::proc::timers::{PosixTimer as TimerLine, parse_timers};
 use crate::sys::ptrace;
 
@@ -119,7 +118,7 @@ pub fn questions(process: &Process, status: &Status, batch: &mut Batch) -> Resul
     const ITIMERS: u64 = 3;
     const MEMBARRIER_GET_REGISTRATIONS: u64 = 512;
     const SIGCHLD_BIT: u64 = 1 << (libc::SIGCHLD - 1);
-    let set = status.ignored | status.caught | SIGCHLD_BIT;
+    let set = status.signals_ignored | status.signals_caught | SIGCHLD_BIT;
     let handlers = (1..=HIGHEST_SIGNAL)
         .filter(|signal| !SIGNALS_WITHOUT_HANDLER.contains(signal))
         .map(|signal| {
@@ -139,7 +138,7 @@ pub fn questions(process: &Process, status: &Status, batch: &mut Batch) -> Resul
         buffer
     });
     let text = process.proc_dir.read("timers")?;
-    let lines = parse_timers(&text).in_file(process.proc_dir.path_of("timers"))?;
+    let lines = parse_timers(&text).map_err(|e| e.at(process.proc_dir.path_of("timers")))?;
     let timers = lines
         .into_iter()
         .map(|line| {

@@ -4,7 +4,6 @@ use crate::error::{Error, Result};
 use crate::ids::Pid;
 use crate::proc::ProcDir;
 use crate::proc::stat::parse_stat;
-use crate::proc::text::InFile;
 
 /// `PF_KTHREAD` of the flags column in `/proc/PID/stat`.
 const KERNEL_THREAD: u32 = 0x0020_0000;
@@ -29,7 +28,7 @@ pub fn examine(root: Pid) -> Result<()> {
             format!("name its process, {tgid}"),
         ));
     }
-    let stat = parse_stat(&proc_dir.read("stat")?).in_file(proc_dir.path_of("stat"))?;
+    let stat = parse_stat(&proc_dir.read("stat")?).map_err(|e| e.at(proc_dir.path_of("stat")))?;
     if stat.flags & KERNEL_THREAD != 0 {
         return Err(Error::unsupported(root, "a kernel thread", "name a process of a program"));
     }

@@ -21,8 +21,7 @@ use crate::error::{Error, Result};
 use crate::ids::{Pid, Tid};
 use crate::proc::ProcDir;
 use crate::proc::children::parse_children;
-use crate::proc::stat::{RunState, Stat, parse_stat};
-use crate::proc::text::InFile;
+use crate::proc::stat::{State, Stat, parse_stat};
 use crate::sys::kcmp;
 
 /// A process of the frozen tree.
@@ -260,7 +259,7 @@ impl Freezer {
         for process in &self.processes[range] {
             for thread in &process.threads {
                 let text = process.proc_dir.read(&format!("task/{}/children", thread.tid()))?;
-                for child in parse_children(&text).in_file(process.proc_dir.path_of("children"))? {
+                for child in parse_children(&text).map_err(|e| e.at(process.proc_dir.path_of("children")))? {
                     if !self.known.contains(&child.0) {
                         found.push((child, Some(process.pid)));
                     }
@@ -333,7 +332,7 @@ impl Candidate {
             let text = self.proc_dir.read(&format!("task/{thread}/children")).unwrap_or_default();
             for child in parse_children(&text).unwrap_or_default() {
                 let answer = kcmp::kcmp(self.pid.leader(), child.leader(), kcmp::Resource::Vm);
-                if answer == Ok(kcmp::Order::Equal) && self.state()? == Some(RunState::DiskSleep) {
+                if answer == Ok(kcmp::Order::Equal) && self.state()? == Some(State::DiskSleep) {
                     return Ok(Some(child));
                 }
             }
@@ -341,9 +340,9 @@ impl Candidate {
         Ok(None)
     }
 
-    fn state(&self) -> Result<Option<RunState>> {
+    fn state(&self) -> Result<Option<State>> {
         let text = self.proc_dir.read("stat")?;
-        let stat = parse_stat(&text).in_file(self.proc_dir.path_of("stat"))?;
+        let stat = parse_stat(&text).map_err(|e| e.at(self.proc_dir.path_of("stat")))?;
         Ok(Some(stat.state))
     }
 
@@ -351,7 +350,7 @@ impl Candidate {
         let Ok(text) = self.proc_dir.read("stat") else {
             return Ok(None);
         };
-        let stat = parse_stat(&text).in_file(self.proc_dir.path_of("stat"))?;
+        let stat = parse_stat(&text).map_err(|e| e.at(self.proc_dir.path_of("stat")))?;
         if self.stopped.is_empty() && !self.zombie {
             return Ok(None);
         }

@@ -79,7 +79,7 @@ fn vma_entry(vma: &Vma) -> proto::VmaEntry {
         (VmFlag::Locked, libc::MAP_LOCKED),
         (VmFlag::NoReserve, libc::MAP_NORESERVE),
     ] {
-        if vma.smap.has(flag) {
+        if vma.smap.flags.contains(flag) {
             flags |= map;
         }
     }
@@ -111,7 +111,7 @@ fn madvice(vma: &Vma) -> u64 {
     [
         (VmFlag::SequentialRead, libc::MADV_SEQUENTIAL),
         (VmFlag::RandomRead, libc::MADV_RANDOM),
-        (VmFlag::DontFork, libc::MADV_DONTFORK),
+        (VmFlag::DontCopy, libc::MADV_DONTFORK),
         (VmFlag::DontDump, libc::MADV_DONTDUMP),
         (VmFlag::Mergeable, libc::MADV_MERGEABLE),
         (VmFlag::HugePage, libc::MADV_HUGEPAGE),
@@ -119,7 +119,7 @@ fn madvice(vma: &Vma) -> u64 {
         (VmFlag::WipeOnFork, libc::MADV_WIPEONFORK),
     ]
     .into_iter()
-    .filter(|(flag, _)| vma.smap.has(*flag))
+    .filter(|(flag, _)| vma.smap.flags.contains(*flag))
     .fold(0, |bits, (_, advice)| bits | 1 << advice)
 }
 

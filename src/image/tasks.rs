@@ -7,6 +7,7 @@ use crate::collect::task::{Handler, Interval, Living, PosixTimer, Task};
 use crate::collect::thread::{Capture, QueuedSignal, Thread};
 use crate::error::{Error, Result};
 use crate::inject::{Restart, restart_of, restarted};
+use crate::proc::timers::{Notify, Receiver};
 use crate::sys::ptrace::{Registers, UserDesc};
 use crate::sys::xstate;
 
@@ -281,11 +282,11 @@ fn creds(thread: &Thread) -> proto::CredsEntry {
         sgid: status.gids.saved,
         fsuid: status.uids.filesystem,
         fsgid: status.gids.filesystem,
-        cap_inh: halves(status.inheritable),
-        cap_prm: halves(status.permitted),
-        cap_eff: halves(status.effective),
-        cap_bnd: halves(status.bounding),
-        cap_amb: halves(status.ambient),
+        cap_inh: halves(status.capabilities.inheritable),
+        cap_prm: halves(status.capabilities.permitted),
+        cap_eff: halves(status.capabilities.effective),
+        cap_bnd: halves(status.capabilities.bounding),
+        cap_amb: halves(status.capabilities.ambient),
         secbits: thread.securebits,
         groups,
         no_new_privs: status.no_new_privileges.then_some(1),
@@ -338,17 +339,23 @@ fn itimer(timer: Interval) -> proto::ItimerEntry {
 }
 
 fn posix_timer(timer: &PosixTimer) -> proto::PosixTimerEntry {
+    let (notify, thread) = match (timer.line.notify, timer.line.receiver) {
+        (Notify::Signal, Receiver::Process(_)) => (libc::SIGEV_SIGNAL, None),
+        (Notify::Signal, Receiver::Thread(tid)) => (libc::SIGEV_THREAD_ID, Some(tid)),
+        (Notify::None, _) => (libc::SIGEV_NONE, None),
+        (Notify::Thread, _) => (libc::SIGEV_THREAD, None),
+    };
     proto::PosixTimerEntry {
         it_id: timer.line.id,
         clock_id: timer.line.clock.cast_unsigned(),
         si_signo: timer.line.signal.cast_unsigned(),
-        it_sigev_notify: timer.line.notify.number(),
+        it_sigev_notify: notify.cast_unsigned(),
         sival_ptr: timer.line.value,
         overrun: timer.overrun,
         isec: timer.setting.interval.0,
         insec: timer.setting.interval.1,
         vsec: timer.setting.value.0,
         vnsec: timer.setting.value.1,
-        notify_thread_id: timer.line.notify.thread().map(|tid| tid.0),
+        notify_thread_id: thread,
     }
 }
