@@ -1,2 +1,6 @@
 //! TEMP
-fn main() {}
+fn main() {
+    println!("cargo::rerun-if-changed=proto");
+    let set = protox::compile(["proto/all.proto"], ["proto"]).expect("proto");
+    prost_build::Config::new().compile_fds(set).expect("prost");
+}

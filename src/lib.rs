@@ -19,10 +19,11 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 pub mod collect;
+pub mod dump;
 pub mod error;
 pub mod freeze;
 pub mod ids;
-//pub mod image;
+pub mod image;
 pub mod inject;
 pub mod kcmp;
 pub mod proc;

@@ -1,6 +1,8 @@
 //! Reading the resources of a frozen tree, each once.
 
+pub mod files;
 pub mod memory;
 pub mod namespaces;
 pub mod task;
 pub mod thread;
+pub mod tree;

@@ -1,1 +1,12 @@
-//! TEMP
+//! CRIU's image format.
+
+pub mod folder;
+pub mod framing;
+pub mod memory;
+pub mod tasks;
+
+/// temp
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
+pub mod proto {
+    include!(concat!(env!("OUT_DIR"), "/dedump.image.rs"));
+}
