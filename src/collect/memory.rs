@@ -113,7 +113,12 @@ pub trait MappedFiles {
     ///
     /// # Errors
     /// When the file cannot be dumped.
-    fn mapped_file(&mut self, tid: Tid, proc_dir: &ProcDir, mapping: &Mapping) -> Result<MappedFile>;
+    fn mapped_file(
+        &mut self,
+        tid: Tid,
+        proc_dir: &ProcDir,
+        mapping: &Mapping,
+    ) -> Result<MappedFile>;
 }
 
 /// The answer of [`MappedFiles`].
@@ -153,11 +158,17 @@ pub fn classify(
             Err(error) => blockers.push(error),
         }
     }
-    if blockers.is_empty() { Ok(vmas) } else { Err(Error::Blocked(blockers)) }
+    if blockers.is_empty() {
+        Ok(vmas)
+    } else {
+        Err(Error::Blocked(blockers))
+    }
 }
 
 fn joins_vvar(last: Option<&Vma>, next: &smaps::Vma) -> bool {
-    last.is_some_and(|last| last.backing == Backing::Vvar && last.smap.mapping.end == next.mapping.start)
+    last.is_some_and(|last| {
+        last.backing == Backing::Vvar && last.smap.mapping.end == next.mapping.start
+    })
 }
 
 fn backing(
@@ -195,9 +206,25 @@ fn backing(
         }
         return Ok(Backing::Anonymous);
     }
-    let MappedFile { file, access, shmem } = files.mapped_file(tid, proc_dir, mapping)?;
+    let MappedFile {
+        file,
+        access,
+        shmem,
+    } = files.mapped_file(tid, proc_dir, mapping)?;
     let shared = mapping.access.shared;
-    Ok(if shmem { Backing::Shmem { file, shared, access } } else { Backing::File { file, shared, access } })
+    Ok(if shmem {
+        Backing::Shmem {
+            file,
+            shared,
+            access,
+        }
+    } else {
+        Backing::File {
+            file,
+            shared,
+            access,
+        }
+    })
 }
 
 /// Lists the pages of a task that have to be written.
@@ -207,8 +234,16 @@ fn backing(
 ///
 /// # Errors
 /// Those of the scan.
-pub fn list_pages(tid: Tid, proc_dir: &ProcDir, vmas: &[Vma], stack_pointer: u64) -> Result<Vec<PageRun>> {
-    let (Some(first), Some(last)) = (vmas.first(), vmas.iter().rev().find(|vma| vma.keeps_pages())) else {
+pub fn list_pages(
+    tid: Tid,
+    proc_dir: &ProcDir,
+    vmas: &[Vma],
+    stack_pointer: u64,
+) -> Result<Vec<PageRun>> {
+    let (Some(first), Some(last)) = (
+        vmas.first(),
+        vmas.iter().rev().find(|vma| vma.keeps_pages()),
+    ) else {
         return Ok(Vec::new());
     };
     let pagemap = open_pagemap(proc_dir)?;
@@ -218,7 +253,14 @@ pub fn list_pages(tid: Tid, proc_dir: &ProcDir, vmas: &[Vma], stack_pointer: u64
         ..Query::default()
     };
     let mut regions: Vec<PageRegion> = Vec::new();
-    scan(&pagemap, first.smap.mapping.start, last.smap.mapping.end, query, &mut regions).on("PAGEMAP_SCAN", tid)?;
+    scan(
+        &pagemap,
+        first.smap.mapping.start,
+        last.smap.mapping.end,
+        query,
+        &mut regions,
+    )
+    .on("PAGEMAP_SCAN", tid)?;
 
     let stack_page = stack_pointer & !(PAGE_BYTES - 1);
     let mut runs = Vec::with_capacity(regions.len());
@@ -230,7 +272,11 @@ pub fn list_pages(tid: Tid, proc_dir: &ProcDir, vmas: &[Vma], stack_pointer: u64
             continue;
         }
         if vma.backing == Backing::Vdso {
-            runs.push(PageRun { start, end, lazy: false });
+            runs.push(PageRun {
+                start,
+                end,
+                lazy: false,
+            });
             continue;
         }
         let lazy = matches!(vma.backing, Backing::Anonymous | Backing::Heap);
@@ -261,13 +307,19 @@ fn push_without(runs: &mut Vec<PageRun>, run: PageRun, stack_page: u64) {
     }
     let behind = stack_page + PAGE_BYTES;
     let parts = [
-        PageRun { end: stack_page, ..run },
+        PageRun {
+            end: stack_page,
+            ..run
+        },
         PageRun {
             start: stack_page,
             end: behind,
             lazy: false,
         },
-        PageRun { start: behind, ..run },
+        PageRun {
+            start: behind,
+            ..run
+        },
     ];
     runs.extend(parts.into_iter().filter(|part| part.start < part.end));
 }

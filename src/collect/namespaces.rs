@@ -48,6 +48,10 @@ impl OwnNamespaces {
                 ));
             }
         }
-        if blockers.is_empty() { Ok(()) } else { Err(Error::Blocked(blockers)) }
+        if blockers.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::Blocked(blockers))
+        }
     }
 }

@@ -152,12 +152,18 @@ pub fn questions(process: &Process, status: &Status, batch: &mut Batch) -> Resul
     let limits = (0..LIMITS)
         .map(|resource| {
             let buffer = batch.buffer(16);
-            batch.call(libc::SYS_prlimit64, &[0.into(), resource.into(), 0.into(), buffer.into()]);
+            batch.call(
+                libc::SYS_prlimit64,
+                &[0.into(), resource.into(), 0.into(), buffer.into()],
+            );
             buffer
         })
         .collect();
     let subreaper = batch.buffer(8);
-    batch.call(libc::SYS_prctl, &[number(libc::PR_GET_CHILD_SUBREAPER), subreaper.into()]);
+    batch.call(
+        libc::SYS_prctl,
+        &[number(libc::PR_GET_CHILD_SUBREAPER), subreaper.into()],
+    );
     Ok(Questions {
         handlers,
         itimers,
@@ -175,7 +181,13 @@ impl Living {
     ///
     /// # Errors
     /// Reading `/proc`; a question the kernel refused to the task itself.
-    pub fn collect(process: &Process, status: Status, threads: Vec<Thread>, questions: Questions, answers: &Results) -> Result<Self> {
+    pub fn collect(
+        process: &Process,
+        status: Status,
+        threads: Vec<Thread>,
+        questions: Questions,
+        answers: &Results,
+    ) -> Result<Self> {
         let pid = process.pid;
         let inside = |call: CallIndex, op: &'static str| answers.value(call).on(op, pid);
         let interval = |buffer: Buffer| Interval {
@@ -186,13 +198,19 @@ impl Living {
             .handlers
             .into_iter()
             .map(|(signal, buffer)| {
-                buffer.map_or(Handler { signal, ..Handler::default() }, |buffer| Handler {
-                    signal,
-                    handler: answers.word(buffer, 0),
-                    flags: answers.word(buffer, 1),
-                    restorer: answers.word(buffer, 2),
-                    mask: answers.word(buffer, 3),
-                })
+                buffer.map_or(
+                    Handler {
+                        signal,
+                        ..Handler::default()
+                    },
+                    |buffer| Handler {
+                        signal,
+                        handler: answers.word(buffer, 0),
+                        flags: answers.word(buffer, 1),
+                        restorer: answers.word(buffer, 2),
+                        mask: answers.word(buffer, 3),
+                    },
+                )
             })
             .collect();
         let mut timers = Vec::with_capacity(questions.timers.len());
@@ -205,13 +223,19 @@ impl Living {
         }
         let leader = pid.leader();
         Ok(Self {
-            group_stop: process.leader().and_then(crate::freeze::Stopped::group_stop),
+            group_stop: process
+                .leader()
+                .and_then(crate::freeze::Stopped::group_stop),
             threads,
             status,
             handlers,
             itimers: questions.itimers.map(interval),
             timers,
-            limits: questions.limits.iter().map(|&buffer| (answers.word(buffer, 0), answers.word(buffer, 1))).collect(),
+            limits: questions
+                .limits
+                .iter()
+                .map(|&buffer| (answers.word(buffer, 0), answers.word(buffer, 1)))
+                .collect(),
             signals: ptrace::queued_signals(leader, true).on("ptrace PEEKSIGINFO", leader)?,
             personality: read_number(process, "personality", 16)? as u32,
             loginuid: read_number(process, "loginuid", 10).unwrap_or(i64::from(u32::MAX)) as u32,
@@ -235,4 +259,3 @@ fn read_number(process: &Process, name: &str, radix: u32) -> Result<i64> {
         found: text.into_owned(),
     })
 }
-

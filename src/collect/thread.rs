@@ -118,7 +118,11 @@ fn leave_critical_section(
     }
     let [versions, start, length, abort] = words;
     if versions & 0xffff_ffff != 0 {
-        return Err(Error::unsupported(tid, "a restartable sequence of unknown version", "update dedump"));
+        return Err(Error::unsupported(
+            tid,
+            "a restartable sequence of unknown version",
+            "update dedump",
+        ));
     }
     if registers.rip.wrapping_sub(start) >= length {
         return Ok(None);
@@ -147,9 +151,15 @@ pub fn questions(batch: &mut Batch) -> Questions {
     let altstack = batch.buffer(STACK_T_BYTES);
     batch.call(libc::SYS_sigaltstack, &[0.into(), altstack.into()]);
     let tid_address = batch.buffer(8);
-    batch.call(libc::SYS_prctl, &[number(libc::PR_GET_TID_ADDRESS), tid_address.into()]);
+    batch.call(
+        libc::SYS_prctl,
+        &[number(libc::PR_GET_TID_ADDRESS), tid_address.into()],
+    );
     let parent_death_signal = batch.buffer(8);
-    batch.call(libc::SYS_prctl, &[number(libc::PR_GET_PDEATHSIG), parent_death_signal.into()]);
+    batch.call(
+        libc::SYS_prctl,
+        &[number(libc::PR_GET_PDEATHSIG), parent_death_signal.into()],
+    );
     let securebits = batch.call(libc::SYS_prctl, &[number(libc::PR_GET_SECUREBITS)]);
     Questions {
         altstack,
@@ -201,13 +211,23 @@ impl Thread {
     ///
     /// # Errors
     /// What the thread was told when it asked; `ESRCH` when it is gone.
-    pub fn collect(capture: Capture, comm: Vec<u8>, status: Status, questions: Questions, answers: &Results) -> Result<Self> {
+    pub fn collect(
+        capture: Capture,
+        comm: Vec<u8>,
+        status: Status,
+        questions: Questions,
+        answers: &Results,
+    ) -> Result<Self> {
         let tid = capture.tid;
-        let securebits = answers.value(questions.securebits).on("prctl GET_SECUREBITS inside", tid)?;
+        let securebits = answers
+            .value(questions.securebits)
+            .on("prctl GET_SECUREBITS inside", tid)?;
         Ok(Self {
             comm,
             status,
-            securebits: u32::try_from(securebits).map_err(|_| Errno::ERANGE).on("prctl GET_SECUREBITS inside", tid)?,
+            securebits: u32::try_from(securebits)
+                .map_err(|_| Errno::ERANGE)
+                .on("prctl GET_SECUREBITS inside", tid)?,
             altstack: AltStack {
                 sp: answers.word(questions.altstack, 0),
                 flags: answers.word(questions.altstack, 1) as u32,

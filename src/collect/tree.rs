@@ -66,7 +66,11 @@ struct Visited<'a> {
 ///
 /// # Errors
 /// [`Error::Blocked`] with everything that stands in the way; the tree is untouched.
-pub fn collect(tree: &FrozenTree, files: &mut Files, deadline: Instant) -> Result<Vec<CollectedTask>> {
+pub fn collect(
+    tree: &FrozenTree,
+    files: &mut Files,
+    deadline: Instant,
+) -> Result<Vec<CollectedTask>> {
     let own = OwnNamespaces::read()?;
     let mut blockers = Vec::new();
     let mut collected = Vec::with_capacity(tree.processes.len());
@@ -78,10 +82,19 @@ pub fn collect(tree: &FrozenTree, files: &mut Files, deadline: Instant) -> Resul
             Err(error) => return Err(error),
         }
     }
-    if blockers.is_empty() { Ok(collected) } else { Err(Error::Blocked(blockers)) }
+    if blockers.is_empty() {
+        Ok(collected)
+    } else {
+        Err(Error::Blocked(blockers))
+    }
 }
 
-fn collect_process(process: &Process, own: &OwnNamespaces, files: &mut Files, deadline: Instant) -> Result<CollectedTask> {
+fn collect_process(
+    process: &Process,
+    own: &OwnNamespaces,
+    files: &mut Files,
+    deadline: Instant,
+) -> Result<CollectedTask> {
     let task = Task {
         pid: process.pid,
         stat: process.stat.clone(),
@@ -162,23 +175,45 @@ impl<'a> Visited<'a> {
                 blocked: capture.blocked,
             })
             .collect();
-        let answers = inject::visit(&self.memory, &self.mappings, self.site, &hosts, &batches, deadline)?;
+        let answers = inject::visit(
+            &self.memory,
+            &self.mappings,
+            self.site,
+            &hosts,
+            &batches,
+            deadline,
+        )?;
         let leader_status = statuses[0].clone();
         let threads = captures
             .into_iter()
             .zip(statuses)
             .zip(thread_questions)
             .zip(&answers)
-            .map(|(((capture, status), questions), answers)| self.thread(capture, status, questions, answers))
+            .map(|(((capture, status), questions), answers)| {
+                self.thread(capture, status, questions, answers)
+            })
             .collect::<Result<Vec<_>>>()?;
         match task_questions {
-            Some(questions) => Living::collect(self.process, leader_status, threads, questions, &answers[0]),
-            None => Err(Error::Vanished { tid: self.process.pid.leader() }),
+            Some(questions) => {
+                Living::collect(self.process, leader_status, threads, questions, &answers[0])
+            }
+            None => Err(Error::Vanished {
+                tid: self.process.pid.leader(),
+            }),
         }
     }
 
-    fn thread(&self, capture: Capture, status: Status, questions: thread::Questions, answers: &Results) -> Result<Thread> {
-        let mut comm = self.process.proc_dir.read(&format!("task/{}/comm", capture.tid))?;
+    fn thread(
+        &self,
+        capture: Capture,
+        status: Status,
+        questions: thread::Questions,
+        answers: &Results,
+    ) -> Result<Thread> {
+        let mut comm = self
+            .process
+            .proc_dir
+            .read(&format!("task/{}/comm", capture.tid))?;
         // The kernel adds one newline; the name itself may end in another.
         comm.pop();
         Thread::collect(capture, comm, status, questions, answers)
@@ -203,7 +238,14 @@ impl<'a> Visited<'a> {
         let tid = self.process.pid.leader();
         let text = proc_dir.read("smaps")?;
         let smaps = parse_smaps(&text).map_err(|e| e.at(proc_dir.path_of("smaps")))?;
-        let vmas = memory::classify(tid, proc_dir, smaps, &self.process.stat.layout, living.brk, files)?;
+        let vmas = memory::classify(
+            tid,
+            proc_dir,
+            smaps,
+            &self.process.stat.layout,
+            living.brk,
+            files,
+        )?;
         let stack_pointer = living.threads[0].capture.registers.rsp;
         let pages = memory::list_pages(tid, proc_dir, &vmas, stack_pointer)?;
         let auxv = proc_dir.read("auxv")?;

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::ids::{Pid, Tid};
 use crate::proc::ProcDir;
 use crate::proc::children::parse_children;
-use crate::proc::stat::{State, Stat, parse_stat};
+use crate::proc::stat::{Stat, State, parse_stat};
 use crate::sys::kcmp;
 
 /// A process of the frozen tree.
@@ -91,10 +91,15 @@ impl FrozenTree {
         let mut kept = Vec::new();
         let mut cause = None;
         if after != After::LeaveRunning {
-            let signal = if after == After::Kill { libc::SIGKILL } else { libc::SIGSTOP };
+            let signal = if after == After::Kill {
+                libc::SIGKILL
+            } else {
+                libc::SIGSTOP
+            };
             for process in self.processes.iter().filter(|process| !process.is_zombie()) {
                 let signal = nix::sys::signal::Signal::try_from(signal).ok();
-                if let Err(errno) = nix::sys::signal::kill(nix::unistd::Pid::from_raw(process.pid.0), signal)
+                if let Err(errno) =
+                    nix::sys::signal::kill(nix::unistd::Pid::from_raw(process.pid.0), signal)
                     && errno != Errno::ESRCH
                 {
                     kept.push(process.pid.leader());
@@ -107,7 +112,11 @@ impl FrozenTree {
             // Leaders report their death only after the other threads have.
             for thread in process.threads.into_iter().rev() {
                 let tid = thread.tid();
-                let ended = if after == After::Kill { thread.gone(deadline) } else { thread.release() };
+                let ended = if after == After::Kill {
+                    thread.gone(deadline)
+                } else {
+                    thread.release()
+                };
                 if let Err(error) = ended {
                     kept.push(tid);
                     cause.get_or_insert(error.to_string());
@@ -184,7 +193,11 @@ impl Freezer {
         let mut candidates = Vec::with_capacity(processes.len());
         for (pid, parent) in processes {
             if pid.number() == own {
-                return Err(Error::unsupported(pid, "a tree that contains the dumper", "start dedump from outside of it"));
+                return Err(Error::unsupported(
+                    pid,
+                    "a tree that contains the dumper",
+                    "start dedump from outside of it",
+                ));
             }
             self.known.insert(pid.0);
             let Ok(proc_dir) = ProcDir::open(pid) else {
@@ -247,7 +260,9 @@ impl Freezer {
                     stage: "freezing the tree",
                     target: tid.into(),
                     seconds: 0,
-                    remedy: "the task sits in an uninterruptible call; try again, or raise --timeout".to_owned(),
+                    remedy:
+                        "the task sits in an uninterruptible call; try again, or raise --timeout"
+                            .to_owned(),
                 });
             }
         }
@@ -258,8 +273,12 @@ impl Freezer {
         let mut found = Vec::new();
         for process in &self.processes[range] {
             for thread in &process.threads {
-                let text = process.proc_dir.read(&format!("task/{}/children", thread.tid()))?;
-                for child in parse_children(&text).map_err(|e| e.at(process.proc_dir.path_of("children")))? {
+                let text = process
+                    .proc_dir
+                    .read(&format!("task/{}/children", thread.tid()))?;
+                for child in
+                    parse_children(&text).map_err(|e| e.at(process.proc_dir.path_of("children")))?
+                {
                     if !self.known.contains(&child.0) {
                         found.push((child, Some(process.pid)));
                     }
@@ -287,7 +306,10 @@ impl Candidate {
             match Seized::interrupt(tid) {
                 Ok(seized) => self.running.push(seized),
                 Err(Error::Vanished { .. }) => {}
-                Err(Error::Syscall { errno: Errno::EPERM, .. }) => self.explain_refusal(tid)?,
+                Err(Error::Syscall {
+                    errno: Errno::EPERM,
+                    ..
+                }) => self.explain_refusal(tid)?,
                 Err(error) => return Err(error),
             }
         }
@@ -313,7 +335,10 @@ impl Candidate {
         }
         let tracer = field("TracerPid:");
         let (what, remedy) = if tracer != "0" {
-            (format!("a task traced by {tracer}"), "end the debugger or strace first")
+            (
+                format!("a task traced by {tracer}"),
+                "end the debugger or strace first",
+            )
         } else if field("Kthread:") == "1" {
             ("a kernel thread".to_owned(), "name a process of a program")
         } else {
@@ -329,7 +354,10 @@ impl Candidate {
     fn vfork_child(&self) -> Result<Option<Pid>> {
         let threads = self.proc_dir.numbers("task").unwrap_or_default();
         for thread in threads {
-            let text = self.proc_dir.read(&format!("task/{thread}/children")).unwrap_or_default();
+            let text = self
+                .proc_dir
+                .read(&format!("task/{thread}/children"))
+                .unwrap_or_default();
             for child in parse_children(&text).unwrap_or_default() {
                 let answer = kcmp::kcmp(self.pid.leader(), child.leader(), kcmp::Resource::Vm);
                 if answer == Ok(kcmp::Order::Equal) && self.state()? == Some(State::DiskSleep) {
@@ -364,7 +392,8 @@ impl Candidate {
         // The kernel lists threads in order of creation, except that exec lets a thread take
         // the leader's place.
         let leader = self.pid.leader();
-        self.stopped.sort_by_key(|thread| (thread.tid() != leader, thread.tid()));
+        self.stopped
+            .sort_by_key(|thread| (thread.tid() != leader, thread.tid()));
         Ok(Some(Process {
             pid: self.pid,
             parent: self.parent,
@@ -374,4 +403,3 @@ impl Candidate {
         }))
     }
 }
-

@@ -152,8 +152,12 @@ impl Stopped {
                 match wait(self.tid, deadline)? {
                     Some(Seen::EventStop | Seen::GroupStop(_)) => break,
                     Some(Seen::Gone(_)) => return Err(Error::Vanished { tid: self.tid }),
-                    Some(Seen::Signal(signal)) => ptrace::cont(self.tid, signal).on("ptrace CONT", self.tid)?,
-                    Some(Seen::SyscallStop) => ptrace::cont(self.tid, 0).on("ptrace CONT", self.tid)?,
+                    Some(Seen::Signal(signal)) => {
+                        ptrace::cont(self.tid, signal).on("ptrace CONT", self.tid)?
+                    }
+                    Some(Seen::SyscallStop) => {
+                        ptrace::cont(self.tid, 0).on("ptrace CONT", self.tid)?
+                    }
                     None => {
                         return Err(Error::TimedOut {
                             stage: "waiting for a task to leave the code of an earlier dump",
@@ -192,7 +196,11 @@ impl Stopped {
         self.held = false;
         loop {
             match wait(self.tid, deadline) {
-                Ok(Some(Seen::Gone(_))) | Err(Error::Syscall { errno: Errno::ECHILD, .. }) => return Ok(()),
+                Ok(Some(Seen::Gone(_)))
+                | Err(Error::Syscall {
+                    errno: Errno::ECHILD,
+                    ..
+                }) => return Ok(()),
                 Ok(Some(_)) => {
                     // It reports its last stop before it dies; SIGKILL is on its way.
                     let _ = ptrace::cont(self.tid, 0);

@@ -63,14 +63,51 @@ fn vma_entry(vma: &Vma) -> proto::VmaEntry {
     let mapping = &vma.smap.mapping;
     let (status, sharing, shmid, fdflags) = match vma.backing {
         Backing::Anonymous => (status::REGULAR | status::ANON_PRIVATE, ANONYMOUS, 0, None),
-        Backing::Heap => (status::REGULAR | status::ANON_PRIVATE | status::HEAP, ANONYMOUS, 0, None),
-        Backing::File { file, shared, access } | Backing::Shmem { file, shared, access } => {
-            let (kind, flag) = if shared { (status::FILE_SHARED, libc::MAP_SHARED) } else { (status::FILE_PRIVATE, libc::MAP_PRIVATE) };
-            let memfd = if matches!(vma.backing, Backing::Shmem { .. }) { status::MEMFD } else { 0 };
-            (status::REGULAR | kind | memfd, flag, file.number(), Some(access))
+        Backing::Heap => (
+            status::REGULAR | status::ANON_PRIVATE | status::HEAP,
+            ANONYMOUS,
+            0,
+            None,
+        ),
+        Backing::File {
+            file,
+            shared,
+            access,
         }
-        Backing::Vdso => (status::REGULAR | status::VDSO | status::ANON_PRIVATE, ANONYMOUS, 0, None),
-        Backing::Vvar => (status::REGULAR | status::VVAR | status::ANON_PRIVATE, ANONYMOUS, 0, None),
+        | Backing::Shmem {
+            file,
+            shared,
+            access,
+        } => {
+            let (kind, flag) = if shared {
+                (status::FILE_SHARED, libc::MAP_SHARED)
+            } else {
+                (status::FILE_PRIVATE, libc::MAP_PRIVATE)
+            };
+            let memfd = if matches!(vma.backing, Backing::Shmem { .. }) {
+                status::MEMFD
+            } else {
+                0
+            };
+            (
+                status::REGULAR | kind | memfd,
+                flag,
+                file.number(),
+                Some(access),
+            )
+        }
+        Backing::Vdso => (
+            status::REGULAR | status::VDSO | status::ANON_PRIVATE,
+            ANONYMOUS,
+            0,
+            None,
+        ),
+        Backing::Vvar => (
+            status::REGULAR | status::VVAR | status::ANON_PRIVATE,
+            ANONYMOUS,
+            0,
+            None,
+        ),
         Backing::Vsyscall => (status::VSYSCALL | status::ANON_PRIVATE, ANONYMOUS, 0, None),
     };
     let mut flags = sharing;
@@ -87,7 +124,11 @@ fn vma_entry(vma: &Vma) -> proto::VmaEntry {
     proto::VmaEntry {
         start: mapping.start,
         end: mapping.end,
-        pgoff: if matches!(vma.backing, Backing::File { .. } | Backing::Shmem { .. }) { mapping.offset_bytes } else { 0 },
+        pgoff: if matches!(vma.backing, Backing::File { .. } | Backing::Shmem { .. }) {
+            mapping.offset_bytes
+        } else {
+            0
+        },
         shmid: u64::from(shmid),
         prot: protection(mapping.access),
         flags: flags.cast_unsigned(),
@@ -100,12 +141,17 @@ fn vma_entry(vma: &Vma) -> proto::VmaEntry {
 
 fn protection(access: Access) -> u32 {
     let bit = |set: bool, flag: i32| if set { flag.cast_unsigned() } else { 0 };
-    bit(access.read, libc::PROT_READ) | bit(access.write, libc::PROT_WRITE) | bit(access.execute, libc::PROT_EXEC)
+    bit(access.read, libc::PROT_READ)
+        | bit(access.write, libc::PROT_WRITE)
+        | bit(access.execute, libc::PROT_EXEC)
 }
 
 /// Bit n for `madvise` advice n that is in force.
 fn madvice(vma: &Vma) -> u64 {
-    if matches!(vma.backing, Backing::Vdso | Backing::Vvar | Backing::Vsyscall) {
+    if matches!(
+        vma.backing,
+        Backing::Vdso | Backing::Vvar | Backing::Vsyscall
+    ) {
         return 0;
     }
     [
@@ -200,7 +246,9 @@ impl PagesWriter {
 
     fn flush(&mut self, filled: usize) -> Result<()> {
         let bytes = &self.buffer[..filled];
-        self.file.write_all_at(bytes, self.size_bytes).at("write", self.name.as_str())?;
+        self.file
+            .write_all_at(bytes, self.size_bytes)
+            .at("write", self.name.as_str())?;
         self.crc.update(bytes);
         self.size_bytes += filled as u64;
         Ok(())

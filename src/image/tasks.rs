@@ -33,7 +33,11 @@ pub struct TaskIds {
 #[must_use]
 pub fn pstree_entry(task: &Task, parent: u32) -> proto::PstreeEntry {
     let threads = match &task.living {
-        Some(living) => living.threads.iter().map(|thread| thread.capture.tid.number()).collect(),
+        Some(living) => living
+            .threads
+            .iter()
+            .map(|thread| thread.capture.tid.number())
+            .collect(),
         None => vec![task.pid.number()],
     };
     proto::PstreeEntry {
@@ -64,7 +68,12 @@ pub fn zombie_core(task: &Task) -> proto::CoreEntry {
 ///
 /// # Errors
 /// [`Error::Unsupported`] for CPU state without a field.
-pub fn leader_core(task: &Task, living: &Living, thread: &Thread, ids: &TaskIds) -> Result<proto::CoreEntry> {
+pub fn leader_core(
+    task: &Task,
+    living: &Living,
+    thread: &Thread,
+    ids: &TaskIds,
+) -> Result<proto::CoreEntry> {
     let state = match living.group_stop {
         None => TASK_ALIVE,
         Some(_) => TASK_STOPPED,
@@ -79,7 +88,11 @@ pub fn leader_core(task: &Task, living: &Living, thread: &Thread, ids: &TaskIds)
         comm: task.stat.comm.clone(),
         timers: Some(timers(living)),
         rlimits: Some(proto::TaskRlimitsEntry {
-            rlimits: living.limits.iter().map(|&(cur, max)| proto::RlimitEntry { cur, max }).collect(),
+            rlimits: living
+                .limits
+                .iter()
+                .map(|&(cur, max)| proto::RlimitEntry { cur, max })
+                .collect(),
         }),
         cg_set: Some(ids.cg_set),
         signals_s: Some(queue(&living.signals)),
@@ -148,7 +161,11 @@ fn saved_registers(capture: &Capture) -> Registers {
             saved = restarted(&saved);
             saved.orig_rax = capture.registers.orig_rax;
         }
-        Restart::RestartBlock => saved.rax = i64::from(Errno::EINTR as i32).wrapping_neg().cast_unsigned(),
+        Restart::RestartBlock => {
+            saved.rax = i64::from(Errno::EINTR as i32)
+                .wrapping_neg()
+                .cast_unsigned()
+        }
     }
     saved
 }
@@ -194,7 +211,13 @@ fn fpregs(capture: &Capture) -> Result<proto::UserX86FpregsEntry> {
     /// Supervisor and housekeeping states that hold nothing a program would miss.
     const HARMLESS: u64 = 1 << 8 | 1 << 10 | 1 << 17;
     let area = capture.xstate.as_slice();
-    let short = || Error::unsupported(capture.tid, "a thread whose XSAVE area is too short", "update dedump");
+    let short = || {
+        Error::unsupported(
+            capture.tid,
+            "a thread whose XSAVE area is too short",
+            "update dedump",
+        )
+    };
     if area.len() < xstate::HEADER_OFFSET + 8 {
         return Err(short());
     }
@@ -203,21 +226,50 @@ fn fpregs(capture: &Capture) -> Result<proto::UserX86FpregsEntry> {
     let word64 = |at: usize| le64(&area[at..at + 8]);
     let present = word64(xstate::HEADER_OFFSET);
 
-    let known = SAVED.iter().chain(&[PKRU]).fold(0, |bits, component| bits | 1_u64 << component);
+    let known = SAVED
+        .iter()
+        .chain(&[PKRU])
+        .fold(0, |bits, component| bits | 1_u64 << component);
     if present & !known & !HARMLESS != 0 {
-        let what = if present & 1 << AMX_TILE_DATA == 0 { "CPU state of an unknown kind" } else { "AMX tile registers in use" };
-        return Err(Error::unsupported(capture.tid, what, "the image format has no place for it"));
+        let what = if present & 1 << AMX_TILE_DATA == 0 {
+            "CPU state of an unknown kind"
+        } else {
+            "AMX tile registers in use"
+        };
+        return Err(Error::unsupported(
+            capture.tid,
+            what,
+            "the image format has no place for it",
+        ));
     }
     // What is in its initial state may hold anything: the image wants zeros.
     let component = |number: u32| -> Result<Option<Vec<u8>>> {
         let Some(place) = xstate::component(number) else {
             return Ok(None);
         };
-        let bytes = area.get(place.offset..place.offset + place.len).ok_or_else(short)?;
-        Ok(Some(if present & 1 << number == 0 { vec![0; place.len] } else { bytes.to_vec() }))
+        let bytes = area
+            .get(place.offset..place.offset + place.len)
+            .ok_or_else(short)?;
+        Ok(Some(if present & 1 << number == 0 {
+            vec![0; place.len]
+        } else {
+            bytes.to_vec()
+        }))
     };
-    let words32 = |bytes: Option<Vec<u8>>| bytes.unwrap_or_default().chunks_exact(4).map(le32).collect::<Vec<u32>>();
-    let words64 = |bytes: Option<Vec<u8>>| bytes.unwrap_or_default().chunks_exact(8).map(le64).collect::<Vec<u64>>();
+    let words32 = |bytes: Option<Vec<u8>>| {
+        bytes
+            .unwrap_or_default()
+            .chunks_exact(4)
+            .map(le32)
+            .collect::<Vec<u32>>()
+    };
+    let words64 = |bytes: Option<Vec<u8>>| {
+        bytes
+            .unwrap_or_default()
+            .chunks_exact(8)
+            .map(le64)
+            .collect::<Vec<u64>>()
+    };
     Ok(proto::UserX86FpregsEntry {
         cwd: word16(0),
         swd: word16(2),
@@ -245,11 +297,17 @@ fn fpregs(capture: &Capture) -> Result<proto::UserX86FpregsEntry> {
 }
 
 fn le32(bytes: &[u8]) -> u32 {
-    bytes.iter().rev().fold(0, |word, byte| word << 8 | u32::from(*byte))
+    bytes
+        .iter()
+        .rev()
+        .fold(0, |word, byte| word << 8 | u32::from(*byte))
 }
 
 fn le64(bytes: &[u8]) -> u64 {
-    bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
+    bytes
+        .iter()
+        .rev()
+        .fold(0, |word, byte| word << 8 | u64::from(*byte))
 }
 
 fn user_desc(desc: &UserDesc) -> proto::UserDescT {
@@ -304,7 +362,12 @@ fn rseq(capture: &Capture) -> Option<proto::RseqEntry> {
 }
 
 fn queue(signals: &[QueuedSignal]) -> proto::SignalQueueEntry {
-    let signals = signals.iter().map(|signal| proto::SiginfoEntry { siginfo: signal.to_vec() }).collect();
+    let signals = signals
+        .iter()
+        .map(|signal| proto::SiginfoEntry {
+            siginfo: signal.to_vec(),
+        })
+        .collect();
     proto::SignalQueueEntry { signals }
 }
 

@@ -108,7 +108,9 @@ impl Batch {
                     Argument::Buffer(buffer) => buffers_at + buffer.offset as u64,
                 };
             }
-            record.iter().for_each(|word| bytes.extend_from_slice(&word.to_le_bytes()));
+            record
+                .iter()
+                .for_each(|word| bytes.extend_from_slice(&word.to_le_bytes()));
         }
         bytes.extend_from_slice(&END_OF_LIST.to_le_bytes());
         bytes.resize(self.list_bytes(), 0);

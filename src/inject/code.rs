@@ -80,11 +80,19 @@ pub(super) fn epilogue(registers: &Registers) -> Vec<u8> {
     let mut code = Vec::with_capacity(EPILOGUE_BYTES);
 
     // al + 1 overflows or not, sahf loads the low flags from ah: no stack is touched.
-    let al = if go_on.eflags & OVERFLOW == 0 { 0 } else { 0x7f };
+    let al = if go_on.eflags & OVERFLOW == 0 {
+        0
+    } else {
+        0x7f
+    };
     code.extend_from_slice(&[MOV_EAX, al, go_on.eflags.to_le_bytes()[0], 0, 0]);
     code.extend_from_slice(&ADD_AL_1);
     code.push(SAHF);
-    code.push(if go_on.eflags & DIRECTION == 0 { CLD } else { STD });
+    code.push(if go_on.eflags & DIRECTION == 0 {
+        CLD
+    } else {
+        STD
+    });
     for (register, value) in [
         (0, go_on.rax),
         (1, go_on.rcx),

@@ -80,7 +80,12 @@ impl Site {
     ///
     /// # Errors
     /// [`Error::Unsupported`] when there is no room for the entry, [`Error::TimedOut`].
-    pub fn find(memory: &TaskMemory, mappings: &[Mapping], threads: &[Stopped], deadline: Instant) -> Result<Self> {
+    pub fn find(
+        memory: &TaskMemory,
+        mappings: &[Mapping],
+        threads: &[Stopped],
+        deadline: Instant,
+    ) -> Result<Self> {
         let Some(first) = threads.first() else {
             return Err(Error::Usage("no thread to visit".to_owned()));
         };
@@ -188,7 +193,8 @@ impl Visit<'_> {
         const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
         let host = self.hosts[0];
         let (memory, at) = (self.memory, self.entry);
-        let write_entry = |region| memory.write(at, &code::entry(at, region, host.blocked, &host.registers));
+        let write_entry =
+            |region| memory.write(at, &code::entry(at, region, host.blocked, &host.registers));
         // The entry notes the old region until that is gone, and the new one from then on.
         if let Some(old) = left_behind {
             write_entry(old)?;
@@ -241,7 +247,8 @@ impl Visit<'_> {
             data.resize((slot + 1) * self.slot_bytes, 0);
             prepared.push(batch);
         }
-        self.memory.write(self.region.start + EPILOGUES_OFFSET as u64, &code)?;
+        self.memory
+            .write(self.region.start + EPILOGUES_OFFSET as u64, &code)?;
         self.memory.write(self.data(), &data)?;
 
         for (slot, index) in wave.clone().enumerate() {
@@ -268,7 +275,10 @@ impl Visit<'_> {
 
     /// Unmaps the region, brings the first thread home and clears the entry.
     fn leave(&mut self) -> Result<()> {
-        let returned = self.call_through_entry(libc::SYS_munmap, [self.region.start, self.region.len, 0, 0, 0])?;
+        let returned = self.call_through_entry(
+            libc::SYS_munmap,
+            [self.region.start, self.region.len, 0, 0, 0],
+        )?;
         debug_assert_eq!(returned, 0, "munmap of our own region");
         self.mapped = false;
         // Back to an event stop: only from there does the kernel restart a call.
@@ -291,7 +301,13 @@ impl Visit<'_> {
         registers.rip = code::entry_point(self.entry);
         registers.orig_rax = u64::MAX;
         registers.rax = number.cast_unsigned();
-        [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8] = arguments;
+        [
+            registers.rdi,
+            registers.rsi,
+            registers.rdx,
+            registers.r10,
+            registers.r8,
+        ] = arguments;
         registers.r9 = 0;
         // Registers first: they lead back by themselves, a blocked mask alone would not.
         ptrace::set_registers(tid, &registers).on("ptrace SETREGS", tid)?;
@@ -432,7 +448,10 @@ impl Visit<'_> {
             0,
             0,
         ];
-        words.iter().flat_map(|word: &u64| word.to_le_bytes()).collect()
+        words
+            .iter()
+            .flat_map(|word: &u64| word.to_le_bytes())
+            .collect()
     }
 
     fn gone(&mut self, index: usize) -> Error {
@@ -496,7 +515,9 @@ impl Drop for Visit<'_> {
 
 /// Finds room for the entry: zeros at the end of the vdso, or of another mapped text.
 fn find_entry(memory: &TaskMemory, mappings: &[Mapping], tid: Tid) -> Result<(u64, Option<Span>)> {
-    let executable = mappings.iter().filter(|mapping| mapping.access.execute && !mapping.access.shared && (mapping.inode != 0 || is_vdso(mapping)));
+    let executable = mappings.iter().filter(|mapping| {
+        mapping.access.execute && !mapping.access.shared && (mapping.inode != 0 || is_vdso(mapping))
+    });
     let (vdso, others): (Vec<_>, Vec<_>) = executable.partition(|mapping| is_vdso(mapping));
     for mapping in vdso.into_iter().chain(others) {
         let address = mapping.end - ENTRY_BYTES as u64;
@@ -529,9 +550,12 @@ fn confirm_left_behind(mappings: &[Mapping], region: Span) -> Option<Span> {
         .filter(|mapping| mapping.start < end && region.start < mapping.end)
         .collect();
     let ours = !inside.is_empty()
-        && inside
-            .iter()
-            .all(|mapping| mapping.start >= region.start && mapping.end <= end && mapping.inode == 0 && !mapping.access.shared);
+        && inside.iter().all(|mapping| {
+            mapping.start >= region.start
+                && mapping.end <= end
+                && mapping.inode == 0
+                && !mapping.access.shared
+        });
     ours.then_some(region)
 }
 

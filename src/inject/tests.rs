@@ -12,7 +12,10 @@ struct Sleeper(Child);
 
 impl Sleeper {
     fn start() -> Self {
-        let child = Command::new("sleep").arg("1000").spawn().expect("sleep starts");
+        let child = Command::new("sleep")
+            .arg("1000")
+            .spawn()
+            .expect("sleep starts");
         std::thread::sleep(Duration::from_millis(50));
         Self(child)
     }
@@ -53,9 +56,15 @@ fn ask(pid: Pid) -> (u64, u64) {
     let own_pid = batch.call(libc::SYS_getpid, &[]);
     let limit = batch.buffer(16);
     let nofile = u64::from(libc::RLIMIT_NOFILE);
-    batch.call(libc::SYS_prlimit64, &[0.into(), nofile.into(), 0.into(), limit.into()]);
+    batch.call(
+        libc::SYS_prlimit64,
+        &[0.into(), nofile.into(), 0.into(), limit.into()],
+    );
     let results = visit(&memory, &mappings, site, &[host], &[batch], soon()).expect("visited");
-    (results[0].value(own_pid).expect("a pid").cast_unsigned(), results[0].word(limit, 0))
+    (
+        results[0].value(own_pid).expect("a pid").cast_unsigned(),
+        results[0].word(limit, 0),
+    )
 }
 
 #[test]
@@ -70,6 +79,10 @@ fn a_visit_answers_and_leaves_no_trace() {
     std::thread::sleep(Duration::from_millis(20));
     assert_eq!(sleeper.read("maps"), before.0);
     // Still in its sleep, entered anew through restart_syscall.
-    assert!(sleeper.read("syscall").starts_with("219 "), "{}", sleeper.read("syscall"));
+    assert!(
+        sleeper.read("syscall").starts_with("219 "),
+        "{}",
+        sleeper.read("syscall")
+    );
     assert!(sleeper.read("status").contains("TracerPid:\t0"));
 }

@@ -86,7 +86,13 @@ struct PmScanArg {
 ///
 /// # Sources
 /// Documentation/admin-guide/mm/pagemap.rst.
-pub fn scan(pagemap: &File, start: u64, end: u64, query: Query, regions: &mut Vec<PageRegion>) -> Result<(), Errno> {
+pub fn scan(
+    pagemap: &File,
+    start: u64,
+    end: u64,
+    query: Query,
+    regions: &mut Vec<PageRegion>,
+) -> Result<(), Errno> {
     const BATCH: usize = 1024;
     let mut batch = [PageRegion::default(); BATCH];
     let mut from = start;
@@ -108,10 +114,14 @@ pub fn scan(pagemap: &File, start: u64, end: u64, query: Query, regions: &mut Ve
         let number = nix::request_code_readwrite!(b'f', 16, size_of::<PmScanArg>());
         // SAFETY: the argument is live and describes the batch buffer, which is live too.
         let answer = unsafe { libc::ioctl(pagemap.as_raw_fd(), number, &raw mut argument) };
-        let filled = usize::try_from(Errno::result(answer)?).unwrap_or(0).min(BATCH);
+        let filled = usize::try_from(Errno::result(answer)?)
+            .unwrap_or(0)
+            .min(BATCH);
         for region in &batch[..filled] {
             match regions.last_mut() {
-                Some(last) if last.end == region.start && last.categories == region.categories => last.end = region.end,
+                Some(last) if last.end == region.start && last.categories == region.categories => {
+                    last.end = region.end
+                }
                 _ => regions.push(*region),
             }
         }

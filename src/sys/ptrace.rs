@@ -91,7 +91,13 @@ pub fn interrupt(tid: Tid) -> Result<(), Errno> {
 /// # Errors
 /// `ESRCH` not stopped, or gone.
 pub fn cont(tid: Tid, signal: i32) -> Result<(), Errno> {
-    request(libc::PTRACE_CONT, tid, 0, number(u64::from(signal.unsigned_abs()))).map(drop)
+    request(
+        libc::PTRACE_CONT,
+        tid,
+        0,
+        number(u64::from(signal.unsigned_abs())),
+    )
+    .map(drop)
 }
 
 /// `PTRACE_SYSCALL`: lets a stopped thread run to the next entry or exit of a system call.
@@ -124,7 +130,12 @@ pub fn no_registers() -> Registers {
 /// `ESRCH` not stopped, or gone.
 pub fn registers(tid: Tid) -> Result<Registers, Errno> {
     let mut registers = no_registers();
-    request(libc::PTRACE_GETREGS, tid, 0, ptr::from_mut(&mut registers).cast())?;
+    request(
+        libc::PTRACE_GETREGS,
+        tid,
+        0,
+        ptr::from_mut(&mut registers).cast(),
+    )?;
     Ok(registers)
 }
 
@@ -147,7 +158,12 @@ pub fn register_set(tid: Tid, note_type: usize, buffer: &mut [u8]) -> Result<usi
         iov_base: buffer.as_mut_ptr().cast(),
         iov_len: buffer.len(),
     };
-    request(libc::PTRACE_GETREGSET, tid, note_type, ptr::from_mut(&mut iov).cast())?;
+    request(
+        libc::PTRACE_GETREGSET,
+        tid,
+        note_type,
+        ptr::from_mut(&mut iov).cast(),
+    )?;
     Ok(iov.iov_len)
 }
 
@@ -158,7 +174,12 @@ pub fn register_set(tid: Tid, note_type: usize, buffer: &mut [u8]) -> Result<usi
 /// `ESRCH` not stopped, or gone.
 pub fn signal_mask(tid: Tid) -> Result<u64, Errno> {
     let mut mask = 0_u64;
-    request(PTRACE_GETSIGMASK, tid, SIGSET_BYTES, ptr::from_mut(&mut mask).cast())?;
+    request(
+        PTRACE_GETSIGMASK,
+        tid,
+        SIGSET_BYTES,
+        ptr::from_mut(&mut mask).cast(),
+    )?;
     Ok(mask)
 }
 
@@ -167,7 +188,13 @@ pub fn signal_mask(tid: Tid) -> Result<u64, Errno> {
 /// # Errors
 /// `ESRCH` not stopped, or gone.
 pub fn set_signal_mask(tid: Tid, mut mask: u64) -> Result<(), Errno> {
-    request(PTRACE_SETSIGMASK, tid, SIGSET_BYTES, ptr::from_mut(&mut mask).cast()).map(drop)
+    request(
+        PTRACE_SETSIGMASK,
+        tid,
+        SIGSET_BYTES,
+        ptr::from_mut(&mut mask).cast(),
+    )
+    .map(drop)
 }
 
 /// The size of `siginfo_t`.
@@ -225,7 +252,12 @@ pub struct RseqConfiguration {
 pub fn rseq_configuration(tid: Tid) -> Result<RseqConfiguration, Errno> {
     let mut configuration = RseqConfiguration::default();
     let data = ptr::from_mut(&mut configuration).cast();
-    request(PTRACE_GET_RSEQ_CONFIGURATION, tid, size_of::<RseqConfiguration>(), data)?;
+    request(
+        PTRACE_GET_RSEQ_CONFIGURATION,
+        tid,
+        size_of::<RseqConfiguration>(),
+        data,
+    )?;
     Ok(configuration)
 }
 
@@ -263,7 +295,12 @@ pub struct UserDesc {
 /// `ESRCH` not stopped, or gone; `EINVAL` no such slot.
 pub fn thread_area(tid: Tid, slot: u32) -> Result<UserDesc, Errno> {
     let mut desc = UserDesc::default();
-    request(PTRACE_GET_THREAD_AREA, tid, slot as usize, ptr::from_mut(&mut desc).cast())?;
+    request(
+        PTRACE_GET_THREAD_AREA,
+        tid,
+        slot as usize,
+        ptr::from_mut(&mut desc).cast(),
+    )?;
     Ok(desc)
 }
 
@@ -293,8 +330,14 @@ pub fn robust_list(tid: Tid) -> Result<(u64, u64), Errno> {
 pub fn wait(tid: Tid) -> Result<Option<Seen>, Errno> {
     let mut status = 0;
     // SAFETY: `status` is a live int; no rusage is asked for.
-    let answer =
-        unsafe { libc::wait4(tid.0, &raw mut status, libc::WNOHANG | libc::__WALL, ptr::null_mut()) };
+    let answer = unsafe {
+        libc::wait4(
+            tid.0,
+            &raw mut status,
+            libc::WNOHANG | libc::__WALL,
+            ptr::null_mut(),
+        )
+    };
     if Errno::result(answer)? == 0 {
         return Ok(None);
     }
