@@ -10,7 +10,6 @@ use nix::fcntl::OFlag;
 use crate::error::{Error, Result, ResultExt};
 use crate::ids::{ObjectId, Tid};
 use crate::proc::ProcDir;
-use crate::proc::maps::Mapping;
 use crate::proc::smaps::{self, VmFlag};
 use crate::proc::stat::Layout;
 use crate::sys::pagemap::{Categories, PageRegion, Query, scan};
@@ -107,21 +106,7 @@ pub struct AddressSpace {
     pub pages_scanned: u64,
 }
 
-/// Finds the entry for a mapped file: the path part of a mapping to its id.
-pub trait MappedFiles {
-    /// The entry for the file behind a mapping, and how it was open (`O_RDONLY`, `O_RDWR`).
-    ///
-    /// # Errors
-    /// When the file cannot be dumped.
-    fn mapped_file(
-        &mut self,
-        tid: Tid,
-        proc_dir: &ProcDir,
-        mapping: &Mapping,
-    ) -> Result<MappedFile>;
-}
-
-/// The answer of [`MappedFiles`].
+/// The entry of a mapped file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MappedFile {
     /// Its entry.
@@ -138,16 +123,15 @@ pub struct MappedFile {
 /// [`Error::Blocked`] with every mapping that the images cannot hold.
 pub fn classify(
     tid: Tid,
-    proc_dir: &ProcDir,
     smaps: Vec<smaps::Vma>,
     layout: &Layout,
     brk: u64,
-    files: &mut dyn MappedFiles,
+    mapped_file: &mut dyn FnMut(&smaps::Vma) -> Result<MappedFile>,
 ) -> Result<Vec<Vma>> {
     let mut vmas: Vec<Vma> = Vec::with_capacity(smaps.len());
     let mut blockers = Vec::new();
     for smap in smaps {
-        match backing(tid, proc_dir, &smap, layout, brk, files) {
+        match backing(tid, &smap, layout, brk, mapped_file) {
             Ok(Backing::Vvar) if joins_vvar(vmas.last(), &smap) => {
                 // Restore wants one entry for vvar and vvar_vclock.
                 if let Some(vvar) = vmas.last_mut() {
@@ -173,11 +157,10 @@ fn joins_vvar(last: Option<&Vma>, next: &smaps::Vma) -> bool {
 
 fn backing(
     tid: Tid,
-    proc_dir: &ProcDir,
     smap: &smaps::Vma,
     layout: &Layout,
     brk: u64,
-    files: &mut dyn MappedFiles,
+    mapped_file: &mut dyn FnMut(&smaps::Vma) -> Result<MappedFile>,
 ) -> Result<Backing> {
     let mapping = &smap.mapping;
     let refuse = |what: &str, remedy: &str| {
@@ -210,7 +193,7 @@ fn backing(
         file,
         access,
         shmem,
-    } = files.mapped_file(tid, proc_dir, mapping)?;
+    } = mapped_file(smap)?;
     let shared = mapping.access.shared;
     Ok(if shmem {
         Backing::Shmem {

@@ -3,6 +3,7 @@
 pub mod files;
 pub mod memory;
 pub mod namespaces;
+pub mod notes;
 pub mod task;
 pub mod thread;
 pub mod tree;

@@ -1,38 +1,46 @@
-//! The collect stage as a whole: from a frozen tree to everything the images hold.
+//! The identify and collect stages: from a frozen tree to everything the images hold.
 //!
-//! Three passes. The first reads what must be read before anything runs inside a task; the
-//! second lets the tasks answer what only they know; the third reads mappings, descriptors
-//! and paths. Everything that stands in the way of a dump is gathered and reported at once.
+//! Three passes. The first reads what must be read before anything runs inside a task, and
+//! identifies what tasks share; the second lets the tasks answer what only they know; the
+//! third reads mappings, descriptors and paths of every object that was seen for the first
+//! time. Everything that stands in the way of a dump is gathered and reported at once.
 
+use std::collections::HashMap;
 use std::time::Instant;
 
-use super::files::Files;
+use super::files::{DescriptorTable, Files, TableOwner};
 use super::memory::{self, AddressSpace};
 use super::namespaces::OwnNamespaces;
+use super::notes::{Note, NoteKind};
 use super::task::{self, Living, Task};
 use super::thread::{self, Capture, Thread};
 use crate::error::{Error, Result};
 use crate::freeze::{FrozenTree, Process};
-use crate::ids::{ObjectId, Pid};
-use crate::inject::{self, Batch, Host, Results, Site};
+use crate::ids::{Fd, ObjectId, Pid, Tid};
+use crate::inject::{self, Batch, Host, Site};
+use crate::kcmp::{
+    Claim, FilesFingerprint, FsFingerprint, Handled, Identities, Sighting, TaskIds, TaskLooks,
+    TaskSightings, VmFingerprint,
+};
+use crate::proc::ProcDir;
 use crate::proc::auxv::parse_auxv;
 use crate::proc::maps::{Mapping, parse_maps};
 use crate::proc::memory::TaskMemory;
 use crate::proc::smaps::parse_smaps;
 use crate::proc::status::{Seccomp, Status, parse_status};
 
-/// Working folder, root and umask of a process.
+/// Working folder, root and umask.
 #[derive(Clone, Copy, Debug)]
 pub struct Filesystem {
-    /// The entry of its working folder.
+    /// The entry of the working folder.
     pub cwd: ObjectId,
-    /// The entry of its root.
+    /// The entry of the root.
     pub root: ObjectId,
-    /// Its umask.
+    /// The umask.
     pub umask: u32,
 }
 
-/// A process and what it holds.
+/// A process and what it was the first to show.
 #[derive(Debug)]
 pub struct CollectedTask {
     /// The process itself.
@@ -46,215 +54,480 @@ pub struct CollectedTask {
 /// What a living process holds.
 #[derive(Debug)]
 pub struct Holdings {
-    /// Its address space.
-    pub space: AddressSpace,
-    /// Access to the pages.
+    /// Which kernel objects.
+    pub ids: TaskIds,
+    /// Threads whose descriptors or working folder are not the leader's.
+    pub private_threads: Vec<(Tid, TaskIds)>,
+    /// Access to its pages.
     pub memory: TaskMemory,
-    /// Working folder, root, umask.
-    pub filesystem: Filesystem,
 }
 
-/// A process in the middle of being collected.
-struct Visited<'a> {
-    process: &'a Process,
-    memory: TaskMemory,
-    mappings: Vec<Mapping>,
-    site: Site,
+/// A kernel object, the right to write it, and the task it was seen at first.
+#[derive(Debug)]
+pub struct Owned<T> {
+    /// The right to write it.
+    pub claim: Claim,
+    /// Who showed it.
+    pub holder: Tid,
+    /// What it is.
+    pub object: T,
+}
+
+/// Everything the images hold.
+#[derive(Debug)]
+pub struct Collection {
+    /// Tasks, root first, parents before their children.
+    pub tasks: Vec<CollectedTask>,
+    /// Address spaces, each once.
+    pub spaces: Vec<Owned<AddressSpace>>,
+    /// Descriptor tables, each once.
+    pub tables: Vec<Owned<DescriptorTable>>,
+    /// Working folders, roots and umasks, each once.
+    pub filesystems: Vec<Owned<Filesystem>>,
+    /// Open files, each once, and what goes with them.
+    pub files: Files,
+    /// What today's restorers cannot bring back as it was.
+    pub notes: Vec<Note>,
+    /// The trees, for their counters.
+    pub identities: Identities,
 }
 
 /// Collects a frozen tree.
 ///
 /// # Errors
 /// [`Error::Blocked`] with everything that stands in the way; the tree is untouched.
-pub fn collect(
-    tree: &FrozenTree,
-    files: &mut Files,
-    deadline: Instant,
-) -> Result<Vec<CollectedTask>> {
-    let own = OwnNamespaces::read()?;
-    let mut blockers = Vec::new();
-    let mut collected = Vec::with_capacity(tree.processes.len());
+pub fn collect(tree: &FrozenTree, deadline: Instant) -> Result<Collection> {
+    let mut collector = Collector {
+        own: OwnNamespaces::read()?,
+        deadline,
+        blockers: Vec::new(),
+        collection: Collection {
+            tasks: Vec::with_capacity(tree.processes.len()),
+            spaces: Vec::new(),
+            tables: Vec::new(),
+            filesystems: Vec::new(),
+            files: Files::new()?,
+            notes: Vec::new(),
+            identities: Identities::new(),
+        },
+        table_of: HashMap::new(),
+    };
+    let mut arrived = Vec::with_capacity(tree.processes.len());
     for process in &tree.processes {
-        match collect_process(process, &own, files, deadline) {
-            Ok(task) => collected.push(task),
-            Err(Error::Blocked(several)) => blockers.extend(several),
-            Err(error @ Error::Unsupported { .. }) => blockers.push(error),
-            Err(error) => return Err(error),
+        let visited = if process.is_zombie() {
+            None
+        } else {
+            collector.gather(|this| this.arrive(process))?
+        };
+        arrived.push(visited);
+    }
+    for (process, visited) in tree.processes.iter().zip(arrived) {
+        match visited {
+            Some(visited) => drop(collector.gather(|this| this.examine(process, visited))?),
+            None if process.is_zombie() => collector.zombie(process),
+            None => {}
         }
     }
-    if blockers.is_empty() {
-        Ok(collected)
+    if collector.blockers.is_empty() {
+        Ok(collector.collection)
     } else {
-        Err(Error::Blocked(blockers))
+        Err(Error::Blocked(collector.blockers))
     }
 }
 
-fn collect_process(
-    process: &Process,
-    own: &OwnNamespaces,
-    files: &mut Files,
+struct Collector {
+    own: OwnNamespaces,
     deadline: Instant,
-) -> Result<CollectedTask> {
-    let task = Task {
-        pid: process.pid,
-        stat: process.stat.clone(),
-        living: None,
-    };
-    if process.is_zombie() {
-        return Ok(CollectedTask {
-            task,
+    blockers: Vec<Error>,
+    collection: Collection,
+    /// The descriptor table of each process, by its place in the collection.
+    table_of: HashMap<Pid, ObjectId>,
+}
+
+/// A process of which everything was read that an injected call may change.
+struct Arrived {
+    memory: TaskMemory,
+    mappings: Vec<Mapping>,
+    site: Site,
+    sightings: TaskSightings,
+    threads: Vec<ArrivedThread>,
+}
+
+struct ArrivedThread {
+    capture: Capture,
+    status: Status,
+    /// What the thread holds, where that is not what its leader holds.
+    private: Option<TaskSightings>,
+}
+
+impl Collector {
+    /// Runs a step; what it says against the dump is kept for the end.
+    fn gather<T>(&mut self, step: impl FnOnce(&mut Self) -> Result<T>) -> Result<Option<T>> {
+        match step(self) {
+            Ok(value) => Ok(Some(value)),
+            Err(Error::Blocked(several)) => {
+                self.blockers.extend(several);
+                Ok(None)
+            }
+            Err(error @ Error::Unsupported { .. }) => {
+                self.blockers.push(error);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn zombie(&mut self, process: &Process) {
+        self.collection.tasks.push(CollectedTask {
+            task: Task {
+                pid: process.pid,
+                stat: process.stat.clone(),
+                living: None,
+            },
             parent: process.parent,
             holdings: None,
         });
     }
-    own.check(process)?;
-    let visited = Visited::arrive(process, deadline)?;
-    let living = visited.ask(deadline)?;
-    let space = visited.address_space(&living, files)?;
-    let filesystem = Filesystem {
-        cwd: files.path(&process.proc_dir, "cwd", 0, 0)?,
-        root: files.path(&process.proc_dir, "root", 0, 0)?,
-        umask: living.status.umask.unwrap_or(0),
-    };
-    Ok(CollectedTask {
-        task: Task {
-            living: Some(living),
-            ..task
-        },
-        parent: process.parent,
-        holdings: Some(Holdings {
-            space,
-            memory: visited.memory,
-            filesystem,
-        }),
-    })
-}
 
-impl<'a> Visited<'a> {
-    fn arrive(process: &'a Process, deadline: Instant) -> Result<Self> {
-        let memory = TaskMemory::open(&process.proc_dir, process.pid.leader())?;
-        let text = process.proc_dir.read("maps")?;
-        let mappings = parse_maps(&text).map_err(|e| e.at(process.proc_dir.path_of("maps")))?;
-        let site = Site::find(&memory, &mappings, &process.threads, deadline)?;
-        Ok(Self {
-            process,
+    /// First pass: captures the threads and identifies what they hold.
+    fn arrive(&mut self, process: &Process) -> Result<Arrived> {
+        self.own.check(process)?;
+        let leader = process.pid.leader();
+        let proc_dir = &process.proc_dir;
+        let memory = TaskMemory::open(proc_dir, leader)?;
+        let text = proc_dir.read("maps")?;
+        let mappings = parse_maps(&text).map_err(|e| e.at(proc_dir.path_of("maps")))?;
+        let site = Site::find(&memory, &mappings, &process.threads, self.deadline)?;
+
+        let leader_status = read_status(proc_dir, leader)?;
+        let (files, fs) = looks(proc_dir, &leader_status)?;
+        let looks = TaskLooks {
+            vm: VmFingerprint::of(&process.stat),
+            files,
+            fs,
+            handled: Handled::of(&leader_status),
+        };
+        let sightings = self
+            .collection
+            .identities
+            .identify_process(leader, &looks)?;
+        let ids = sightings.ids();
+        self.note_sharing(process, &sightings);
+        self.table_of.insert(process.pid, ids.files);
+
+        let mut threads = Vec::with_capacity(process.threads.len());
+        let mut leader_status = Some(leader_status);
+        for stopped in &process.threads {
+            let tid = stopped.tid();
+            let status = match leader_status.take() {
+                Some(status) => status,
+                None => read_status(proc_dir, tid)?,
+            };
+            refuse_seccomp(tid, &status)?;
+            let mut capture = Capture::of(stopped, &memory)?;
+            capture.settle_temporary_mask(status.signals_blocked);
+            let private = if tid == leader {
+                None
+            } else {
+                self.private_things(process, tid, &status, ids)?
+            };
+            threads.push(ArrivedThread {
+                capture,
+                status,
+                private,
+            });
+        }
+        Ok(Arrived {
             memory,
             mappings,
             site,
+            sightings,
+            threads,
         })
     }
 
-    /// Captures every thread, then lets all of them answer.
-    fn ask(&self, deadline: Instant) -> Result<Living> {
-        let mut captures = Vec::with_capacity(self.process.threads.len());
-        let mut statuses = Vec::with_capacity(self.process.threads.len());
-        let mut batches = Vec::with_capacity(self.process.threads.len());
-        let mut thread_questions = Vec::with_capacity(self.process.threads.len());
-        let mut task_questions = None;
-        for stopped in &self.process.threads {
-            let status = self.status(stopped.tid().0)?;
-            let mut capture = Capture::of(stopped, &self.memory)?;
-            capture.settle_temporary_mask(status.signals_blocked);
+    fn private_things(
+        &mut self,
+        process: &Process,
+        tid: Tid,
+        status: &Status,
+        leader: TaskIds,
+    ) -> Result<Option<TaskSightings>> {
+        let sightings = self
+            .collection
+            .identities
+            .identify_thread(tid, leader, || {
+                let proc_dir = ProcDir::open_thread(process.pid, tid)?;
+                looks(&proc_dir, status)
+            })?;
+        let ids = sightings.ids();
+        if ids == leader {
+            return Ok(None);
+        }
+        let tids = vec![process.pid.leader(), tid];
+        if ids.files != leader.files {
+            self.note(NoteKind::PrivateFiles, tids.clone());
+        }
+        if ids.fs != leader.fs {
+            self.note(NoteKind::PrivateFs, tids);
+        }
+        Ok(Some(sightings))
+    }
+
+    /// Notes what a process shares in a way that restorers do not know.
+    fn note_sharing(&mut self, process: &Process, sightings: &TaskSightings) {
+        let identities = &self.collection.identities;
+        let holders = [
+            (
+                NoteKind::SharedVm,
+                &sightings.vm,
+                identities.vm.first_holder(sightings.vm.id()),
+            ),
+            (
+                NoteKind::SharedFs,
+                &sightings.fs,
+                identities.fs.first_holder(sightings.fs.id()),
+            ),
+            (
+                NoteKind::SharedSighand,
+                &sightings.sighand,
+                identities.sighand.first_holder(sightings.sighand.id()),
+            ),
+            (
+                NoteKind::SharedFiles,
+                &sightings.files,
+                identities.files.first_holder(sightings.files.id()),
+            ),
+        ];
+        let leader = process.pid.leader();
+        let inherited = process.parent.and_then(|parent| self.table_of.get(&parent))
+            == Some(&sightings.files.id());
+        for (kind, sighting, holder) in holders {
+            let restorable = kind == NoteKind::SharedFiles && inherited;
+            if let (Sighting::Again(_), Some(holder)) = (sighting, holder)
+                && !restorable
+            {
+                self.note(kind, vec![holder, leader]);
+            }
+        }
+    }
+
+    fn note(&mut self, kind: NoteKind, tids: Vec<Tid>) {
+        self.collection.notes.push(Note { kind, tids });
+    }
+
+    /// Second and third pass: asks the process and reads what it was the first to show.
+    fn examine(&mut self, process: &Process, arrived: Arrived) -> Result<()> {
+        let ids = arrived.sightings.ids();
+        let living = self.ask(process, &arrived)?;
+        let Arrived {
+            memory,
+            sightings,
+            threads,
+            ..
+        } = arrived;
+        let leader = process.pid.leader();
+        let proc_dir = &process.proc_dir;
+
+        if let Sighting::First(claim) = sightings.vm {
+            let space = self.gather(|this| this.address_space(process, &living))?;
+            if let Some(object) = space {
+                self.collection.spaces.push(Owned {
+                    claim,
+                    holder: leader,
+                    object,
+                });
+            }
+        }
+        self.filesystem(sightings.fs, leader, proc_dir, &living.status)?;
+        self.table(process, sightings.files, leader, proc_dir)?;
+        let mut private_threads = Vec::new();
+        for (arrived, thread) in threads.into_iter().zip(&living.threads) {
+            let Some(sightings) = arrived.private else {
+                continue;
+            };
+            let tid = thread.capture.tid;
+            let proc_dir = ProcDir::open_thread(process.pid, tid)?;
+            private_threads.push((tid, sightings.ids()));
+            self.filesystem(sightings.fs, tid, &proc_dir, &thread.status)?;
+            self.table(process, sightings.files, tid, &proc_dir)?;
+        }
+        self.collection.tasks.push(CollectedTask {
+            task: Task {
+                pid: process.pid,
+                stat: process.stat.clone(),
+                living: Some(living),
+            },
+            parent: process.parent,
+            holdings: Some(Holdings {
+                ids,
+                private_threads,
+                memory,
+            }),
+        });
+        Ok(())
+    }
+
+    /// Lets every thread answer the questions only it can.
+    fn ask(&self, process: &Process, arrived: &Arrived) -> Result<Living> {
+        let mut batches = Vec::with_capacity(arrived.threads.len());
+        let mut thread_questions = Vec::with_capacity(arrived.threads.len());
+        for _ in &arrived.threads {
             let mut batch = Batch::default();
             thread_questions.push(thread::questions(&mut batch));
-            if task_questions.is_none() {
-                task_questions = Some(task::questions(self.process, &status, &mut batch)?);
-            }
-            captures.push(capture);
-            statuses.push(status);
             batches.push(batch);
         }
-        let hosts: Vec<Host<'_>> = self
-            .process
+        let leader_status = arrived.threads[0].status.clone();
+        let task_questions = task::questions(process, &leader_status, &mut batches[0])?;
+        let hosts: Vec<Host<'_>> = process
             .threads
             .iter()
-            .zip(&captures)
-            .map(|(thread, capture)| Host {
+            .zip(&arrived.threads)
+            .map(|(thread, known)| Host {
                 thread,
-                registers: capture.registers,
-                blocked: capture.blocked,
+                registers: known.capture.registers,
+                blocked: known.capture.blocked,
             })
             .collect();
         let answers = inject::visit(
-            &self.memory,
-            &self.mappings,
-            self.site,
+            &arrived.memory,
+            &arrived.mappings,
+            arrived.site,
             &hosts,
             &batches,
-            deadline,
+            self.deadline,
         )?;
-        let leader_status = statuses[0].clone();
-        let threads = captures
-            .into_iter()
-            .zip(statuses)
-            .zip(thread_questions)
-            .zip(&answers)
-            .map(|(((capture, status), questions), answers)| {
-                self.thread(capture, status, questions, answers)
-            })
-            .collect::<Result<Vec<_>>>()?;
-        match task_questions {
-            Some(questions) => {
-                Living::collect(self.process, leader_status, threads, questions, &answers[0])
-            }
-            None => Err(Error::Vanished {
-                tid: self.process.pid.leader(),
-            }),
+        let mut threads = Vec::with_capacity(hosts.len());
+        for ((known, questions), answers) in
+            arrived.threads.iter().zip(thread_questions).zip(&answers)
+        {
+            let mut comm = process
+                .proc_dir
+                .read(&format!("task/{}/comm", known.capture.tid))?;
+            // The kernel adds one newline; the name itself may end in another.
+            comm.pop();
+            threads.push(Thread::collect(
+                known.capture.clone(),
+                comm,
+                known.status.clone(),
+                questions,
+                answers,
+            )?);
         }
+        Living::collect(process, leader_status, threads, task_questions, &answers[0])
     }
 
-    fn thread(
-        &self,
-        capture: Capture,
-        status: Status,
-        questions: thread::Questions,
-        answers: &Results,
-    ) -> Result<Thread> {
-        let mut comm = self
-            .process
-            .proc_dir
-            .read(&format!("task/{}/comm", capture.tid))?;
-        // The kernel adds one newline; the name itself may end in another.
-        comm.pop();
-        Thread::collect(capture, comm, status, questions, answers)
-    }
-
-    fn status(&self, tid: i32) -> Result<Status> {
-        let name = format!("task/{tid}/status");
-        let text = self.process.proc_dir.read(&name)?;
-        let status = parse_status(&text).map_err(|e| e.at(self.process.proc_dir.path_of(&name)))?;
-        if status.seccomp != Seccomp::Disabled {
-            return Err(Error::unsupported(
-                crate::ids::Tid(tid),
-                "a thread under seccomp",
-                "start the program without its sandbox",
-            ));
-        }
-        Ok(status)
-    }
-
-    fn address_space(&self, living: &Living, files: &mut Files) -> Result<AddressSpace> {
-        let proc_dir = &self.process.proc_dir;
-        let tid = self.process.pid.leader();
+    fn address_space(&mut self, process: &Process, living: &Living) -> Result<AddressSpace> {
+        let proc_dir = &process.proc_dir;
+        let tid = process.pid.leader();
         let text = proc_dir.read("smaps")?;
         let smaps = parse_smaps(&text).map_err(|e| e.at(proc_dir.path_of("smaps")))?;
-        let vmas = memory::classify(
-            tid,
-            proc_dir,
-            smaps,
-            &self.process.stat.layout,
-            living.brk,
-            files,
-        )?;
+        let (files, tree) = (
+            &mut self.collection.files,
+            &mut self.collection.identities.file,
+        );
+        let vmas = memory::classify(tid, smaps, &process.stat.layout, living.brk, &mut |vma| {
+            files.mapped(tid, proc_dir, vma, tree)
+        })?;
         let stack_pointer = living.threads[0].capture.registers.rsp;
         let pages = memory::list_pages(tid, proc_dir, &vmas, stack_pointer)?;
         let auxv = proc_dir.read("auxv")?;
         Ok(AddressSpace {
             pages_scanned: pages.iter().map(memory::PageRun::pages).sum(),
             vmas,
-            exe: files.path(proc_dir, "exe", 0, 0)?,
+            exe: files.path(tid, proc_dir, "exe", tree)?,
             auxv: parse_auxv(&auxv).map_err(|e| e.at(proc_dir.path_of("auxv")))?,
             pages,
         })
     }
+
+    fn filesystem(
+        &mut self,
+        sighting: Sighting,
+        holder: Tid,
+        proc_dir: &ProcDir,
+        status: &Status,
+    ) -> Result<()> {
+        let Sighting::First(claim) = sighting else {
+            return Ok(());
+        };
+        let (files, tree) = (
+            &mut self.collection.files,
+            &mut self.collection.identities.file,
+        );
+        let object = Filesystem {
+            cwd: files.path(holder, proc_dir, "cwd", tree)?,
+            root: files.path(holder, proc_dir, "root", tree)?,
+            umask: status.umask.unwrap_or(0),
+        };
+        self.collection.filesystems.push(Owned {
+            claim,
+            holder,
+            object,
+        });
+        Ok(())
+    }
+
+    fn table(
+        &mut self,
+        process: &Process,
+        sighting: Sighting,
+        holder: Tid,
+        proc_dir: &ProcDir,
+    ) -> Result<()> {
+        let Sighting::First(claim) = sighting else {
+            return Ok(());
+        };
+        let inherited_id = process.parent.and_then(|parent| self.table_of.get(&parent));
+        let inherited = self
+            .collection
+            .tables
+            .iter()
+            .find(|table| Some(&table.claim.id()) == inherited_id);
+        let owner = TableOwner {
+            tid: holder,
+            pid: process.pid,
+            proc_dir,
+            inherited: inherited.map(|table| &table.object),
+        };
+        let object = self
+            .collection
+            .files
+            .table(owner, &mut self.collection.identities.file)?;
+        self.collection.tables.push(Owned {
+            claim,
+            holder,
+            object,
+        });
+        Ok(())
+    }
+}
+
+fn read_status(proc_dir: &ProcDir, tid: Tid) -> Result<Status> {
+    let name = format!("task/{tid}/status");
+    let text = proc_dir.read(&name)?;
+    parse_status(&text).map_err(|e| e.at(proc_dir.path_of(&name)))
+}
+
+fn refuse_seccomp(tid: Tid, status: &Status) -> Result<()> {
+    if status.seccomp == Seccomp::Disabled {
+        return Ok(());
+    }
+    Err(Error::unsupported(
+        tid,
+        "a thread under seccomp",
+        "start the program without its sandbox; not supported yet",
+    ))
+}
+
+/// What descriptors and working folder of a task look like.
+fn looks(proc_dir: &ProcDir, status: &Status) -> Result<(FilesFingerprint, FsFingerprint)> {
+    let inode = |name: &str| proc_dir.stat(name).map(|stat| (stat.st_dev, stat.st_ino));
+    let fs = FsFingerprint {
+        cwd: inode("cwd")?,
+        root: inode("root")?,
+        umask: status.umask,
+    };
+    let open = proc_dir.numbers("fd")?.into_iter().map(Fd);
+    Ok((FilesFingerprint::of(open), fs))
 }

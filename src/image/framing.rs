@@ -22,9 +22,22 @@ impl ImageWriter {
         Ok(())
     }
     /// temp
-    pub fn finish(mut self) -> Result<()> {
+    pub fn finish(mut self) -> Result<ImageFile> {
         self.file
             .write_all(&self.buf)
-            .at("write", self.name.as_str())
+            .at("write", self.name.as_str())?;
+        Ok(ImageFile {
+            name: self.name,
+            size_bytes: 0,
+            crc32: 0,
+        })
     }
+}
+/// temp
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct ImageFile {
+    pub name: String,
+    pub size_bytes: u64,
+    pub crc32: u32,
 }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use super::framing::ImageWriter;
+use super::framing::{ImageFile, ImageWriter};
 use super::proto;
 use crate::collect::memory::{AddressSpace, Backing, PAGE_BYTES, PageRun, Vma};
 use crate::collect::task::{Living, Task};
@@ -28,7 +28,7 @@ mod status {
 /// `PagemapEntry.flags`: may be served after the task runs again.
 const LAZY: u32 = 1 << 1;
 /// `PagemapEntry.flags`: the bytes are in the pages file of this folder.
-const PRESENT: u32 = 1 << 2;
+pub(super) const PRESENT: u32 = 1 << 2;
 
 /// More words are refused by restore.
 const LONGEST_AUXV: usize = 44;
@@ -176,23 +176,29 @@ fn madvice(vma: &Vma) -> u64 {
 pub fn write_pagemap(writer: &mut ImageWriter, pages_id: u32, runs: &[PageRun]) -> Result<()> {
     writer.entry(&proto::PagemapHead { pages_id })?;
     for run in runs {
-        // Restorers before 4.2 read the 32-bit count, later ones the other: both are written.
+        // More pages than 32 bits can count are split.
         let longest = u64::from(u32::MAX) * PAGE_BYTES;
+        let flags = PRESENT | if run.lazy { LAZY } else { 0 };
         let mut start = run.start;
         while start < run.end {
             let end = run.end.min(start.saturating_add(longest));
-            let pages = (end - start) / PAGE_BYTES;
-            writer.entry(&proto::PagemapEntry {
-                vaddr: start,
-                compat_nr_pages: u32::try_from(pages).unwrap_or(u32::MAX),
-                nr_pages: Some(pages),
-                flags: Some(PRESENT | if run.lazy { LAZY } else { 0 }),
-                in_parent: None,
-            })?;
+            writer.entry(&pagemap_entry(start, (end - start) / PAGE_BYTES, flags))?;
             start = end;
         }
     }
     Ok(())
+}
+
+/// The entry of a run of pages.
+pub(super) fn pagemap_entry(vaddr: u64, pages: u64, flags: u32) -> proto::PagemapEntry {
+    // Restorers before 4.2 read the 32-bit count, later ones the other: both are written.
+    proto::PagemapEntry {
+        vaddr,
+        compat_nr_pages: u32::try_from(pages).unwrap_or(u32::MAX),
+        nr_pages: Some(pages),
+        flags: Some(flags),
+        in_parent: None,
+    }
 }
 
 /// A pages file being filled, and what went into it.
@@ -201,6 +207,7 @@ pub struct PagesWriter {
     file: File,
     name: String,
     buffer: Vec<u8>,
+    filled: usize,
     size_bytes: u64,
     crc: crc32fast::Hasher,
 }
@@ -216,6 +223,7 @@ impl PagesWriter {
             file,
             name,
             buffer: vec![0; Self::BUFFER_BYTES],
+            filled: 0,
             size_bytes: 0,
             crc: crc32fast::Hasher::new(),
         }
@@ -226,37 +234,57 @@ impl PagesWriter {
     /// # Errors
     /// A page that cannot be read; writing.
     pub fn copy(&mut self, memory: &TaskMemory, runs: &[PageRun]) -> Result<()> {
-        let mut filled = 0;
         for run in runs {
-            let mut from = run.start;
-            while from < run.end {
-                let room = (self.buffer.len() - filled) as u64;
-                let len = usize::try_from((run.end - from).min(room)).unwrap_or(0);
-                memory.read(from, &mut self.buffer[filled..filled + len])?;
-                filled += len;
-                from += len as u64;
-                if filled == self.buffer.len() {
-                    self.flush(filled)?;
-                    filled = 0;
-                }
-            }
+            self.copy_with(run.start, run.end, |from, buffer| memory.read(from, buffer))?;
         }
-        self.flush(filled)
+        Ok(())
     }
 
-    fn flush(&mut self, filled: usize) -> Result<()> {
-        let bytes = &self.buffer[..filled];
+    /// Appends `start..end` of whatever `read` fills its buffer from.
+    ///
+    /// # Errors
+    /// Those of `read`; writing.
+    pub fn copy_with(
+        &mut self,
+        start: u64,
+        end: u64,
+        read: impl Fn(u64, &mut [u8]) -> Result<()>,
+    ) -> Result<()> {
+        let mut from = start;
+        while from < end {
+            let room = (self.buffer.len() - self.filled) as u64;
+            let len = usize::try_from((end - from).min(room)).unwrap_or(0);
+            read(from, &mut self.buffer[self.filled..self.filled + len])?;
+            self.filled += len;
+            from += len as u64;
+            if self.filled == self.buffer.len() {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let bytes = &self.buffer[..self.filled];
         self.file
             .write_all_at(bytes, self.size_bytes)
             .at("write", self.name.as_str())?;
         self.crc.update(bytes);
-        self.size_bytes += filled as u64;
+        self.size_bytes += self.filled as u64;
+        self.filled = 0;
         Ok(())
     }
 
-    /// Size and CRC-32 of what was written.
-    #[must_use]
-    pub fn finish(self) -> (u64, u32) {
-        (self.size_bytes, self.crc.finalize())
+    /// Writes what is still buffered.
+    ///
+    /// # Errors
+    /// Writing.
+    pub fn finish(mut self) -> Result<ImageFile> {
+        self.flush()?;
+        Ok(ImageFile {
+            name: self.name,
+            size_bytes: self.size_bytes,
+            crc32: self.crc.finalize(),
+        })
     }
 }

@@ -1,9 +1,12 @@
 //! CRIU's image format.
 
+pub mod catalogue;
+pub mod files;
 pub mod folder;
 pub mod framing;
 pub mod memory;
 pub mod tasks;
+pub mod write;
 
 /// temp
 #[allow(missing_docs, clippy::all, clippy::pedantic)]

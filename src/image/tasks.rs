@@ -20,15 +20,6 @@ const TASK_DEAD: u32 = 2;
 /// `task_state` of a process in a group stop.
 const TASK_STOPPED: u32 = 3;
 
-/// Where a task's things are found in other images.
-#[derive(Clone, Debug)]
-pub struct TaskIds {
-    /// Kernel objects and namespaces.
-    pub kobj: proto::TaskKobjIdsEntry,
-    /// The cgroup set.
-    pub cg_set: u32,
-}
-
 /// The `pstree.img` entry of a task.
 #[must_use]
 pub fn pstree_entry(task: &Task, parent: u32) -> proto::PstreeEntry {
@@ -72,7 +63,7 @@ pub fn leader_core(
     task: &Task,
     living: &Living,
     thread: &Thread,
-    ids: &TaskIds,
+    cg_set: u32,
 ) -> Result<proto::CoreEntry> {
     let state = match living.group_stop {
         None => TASK_ALIVE,
@@ -94,7 +85,7 @@ pub fn leader_core(
                 .map(|&(cur, max)| proto::RlimitEntry { cur, max })
                 .collect(),
         }),
-        cg_set: Some(ids.cg_set),
+        cg_set: Some(cg_set),
         signals_s: Some(queue(&living.signals)),
         loginuid: Some(living.loginuid),
         oom_score_adj: Some(living.oom_score_adj),
@@ -103,7 +94,7 @@ pub fn leader_core(
         membarrier_registration_mask: (living.membarrier != 0).then_some(living.membarrier),
         ..Default::default()
     };
-    let mut core = thread_core(thread, ids)?;
+    let mut core = thread_core(thread, cg_set)?;
     core.tc = Some(tc);
     // The leader's mask stands in the task part.
     if let Some(thread_core) = &mut core.thread_core {
@@ -116,7 +107,7 @@ pub fn leader_core(
 ///
 /// # Errors
 /// [`Error::Unsupported`] for CPU state without a field.
-pub fn thread_core(thread: &Thread, ids: &TaskIds) -> Result<proto::CoreEntry> {
+pub fn thread_core(thread: &Thread, cg_set: u32) -> Result<proto::CoreEntry> {
     let capture = &thread.capture;
     let (robust_head, robust_len) = capture.robust_list;
     Ok(proto::CoreEntry {
@@ -144,7 +135,7 @@ pub fn thread_core(thread: &Thread, ids: &TaskIds) -> Result<proto::CoreEntry> {
             creds: Some(creds(thread)),
             comm: Some(thread.comm.clone()),
             rseq_entry: rseq(capture),
-            cg_set: Some(ids.cg_set),
+            cg_set: Some(cg_set),
             ..Default::default()
         }),
         ..Default::default()

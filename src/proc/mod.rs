@@ -4,6 +4,7 @@ pub mod auxv;
 pub mod cgroup;
 pub mod children;
 pub mod device;
+pub mod fdinfo;
 pub mod maps;
 pub mod memory;
 pub mod mountinfo;

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 
-use crate::ids::{Fd, Pid};
+use crate::ids::{Fd, Pid, Tid};
 
 /// `pidfd_open(pid, 0)`: a descriptor that names this process and no later one of the same pid.
 ///
@@ -17,6 +17,16 @@ use crate::ids::{Fd, Pid};
 pub fn pidfd_open(pid: Pid) -> Result<OwnedFd, Errno> {
     // SAFETY: the call takes two integers and touches no memory of ours.
     let raw = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.0, 0) };
+    owned(raw)
+}
+
+/// `pidfd_open(tid, PIDFD_THREAD)`: the same for a single thread, since Linux 6.9.
+///
+/// # Errors
+/// `ESRCH` no such thread; `EINVAL` an older kernel.
+pub fn pidfd_open_thread(tid: Tid) -> Result<OwnedFd, Errno> {
+    // SAFETY: the call takes two integers and touches no memory of ours.
+    let raw = unsafe { libc::syscall(libc::SYS_pidfd_open, tid.0, libc::O_EXCL) };
     owned(raw)
 }
 

@@ -1,72 +1,551 @@
-//! TEMP
-use crate::collect::memory::{MappedFile, MappedFiles};
-use crate::error::*;
-use crate::ids::*;
-use crate::image::proto;
-use crate::proc::{ProcDir, maps::Mapping};
+//! Descriptor tables, the open files behind them, and files reached without a descriptor.
+//!
+//! Everything is read from outside: the link, `stat` and fdinfo of a descriptor, and a
+//! duplicate of it for what only `fcntl` tells. A duplicate is an alias of the task's own open
+//! file, so nothing is ever changed through it. An open file is examined once, by whichever
+//! descriptor leads there first.
+
+mod ghost;
+mod kinds;
+mod pipe;
+mod shmem;
+
 use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-/// temp
-#[derive(Default)]
-pub struct Files {
-    next: u32,
-    known: HashMap<(u64, u64), ObjectId>,
-    /// temp
-    pub entries: Vec<proto::FileEntry>,
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::FileStat;
+
+pub use ghost::{Chunk, Ghost};
+pub use kinds::{EpollTarget, FileKind, Regular};
+pub use pipe::PipeContent;
+pub use shmem::{Extent, Segment};
+
+use crate::collect::memory::MappedFile;
+use crate::error::{Error, Result, ResultExt, Target};
+use crate::ids::{Fd, ObjectId, Pid, Tid};
+use crate::kcmp::{Claim, FileFingerprint, FileLooks, FileTree, Sighting};
+use crate::proc::ProcDir;
+use crate::proc::fdinfo::{Extras, Fdinfo, parse_fdinfo};
+use crate::proc::smaps::{VmFlag, Vma};
+use crate::sys::fcntl::{self, Owner};
+use crate::sys::kcmp::{EpollSlot, Order, Resource, kcmp};
+use crate::sys::pidfd::{pidfd_getfd, pidfd_open, pidfd_open_thread};
+
+/// One descriptor of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Descriptor {
+    /// Its number.
+    pub fd: Fd,
+    /// The open file it leads to.
+    pub file: ObjectId,
+    /// Whether exec closes it.
+    pub close_on_exec: bool,
 }
-impl Files {
-    /// temp
-    pub fn path(
-        &mut self,
-        proc_dir: &ProcDir,
-        link: &str,
-        flags: u32,
-        pos: u64,
-    ) -> Result<ObjectId> {
-        let st = proc_dir.stat(link)?;
-        if pos == 0
-            && flags == 0
-            && let Some(id) = self.known.get(&(st.st_dev, st.st_ino))
-        {
-            return Ok(*id);
-        }
-        let name = proc_dir.read_link(link)?;
-        self.next += 1;
-        let id = ObjectId(std::num::NonZeroU32::new(self.next).unwrap());
-        self.known.insert((st.st_dev, st.st_ino), id);
-        self.entries.push(proto::FileEntry {
-            r#type: 1,
-            id: id.number(),
-            reg: Some(proto::RegFileEntry {
-                id: id.number(),
-                flags,
-                pos,
-                name: name.as_os_str().as_bytes().to_vec(),
-                mode: Some(st.st_mode),
-                size: (st.st_mode & 0o170000 == 0o100000).then_some(st.st_size as u64),
-                ..Default::default()
-            }),
-            ..Default::default()
-        });
-        Ok(id)
+
+/// A descriptor table.
+#[derive(Clone, Debug, Default)]
+pub struct DescriptorTable {
+    /// Its descriptors, in the kernel's order.
+    pub descriptors: Vec<Descriptor>,
+}
+
+impl DescriptorTable {
+    /// The file under a number.
+    #[must_use]
+    pub fn file(&self, fd: Fd) -> Option<ObjectId> {
+        let found = self
+            .descriptors
+            .iter()
+            .find(|descriptor| descriptor.fd == fd);
+        found.map(|descriptor| descriptor.file)
     }
 }
-impl MappedFiles for Files {
-    fn mapped_file(&mut self, _tid: Tid, proc_dir: &ProcDir, m: &Mapping) -> Result<MappedFile> {
-        let file = self.path(
-            proc_dir,
-            &format!("map_files/{:x}-{:x}", m.start, m.end),
-            0,
-            0,
-        )?;
-        Ok(MappedFile {
-            file,
-            access: if m.access.shared && m.access.write {
-                2
-            } else {
-                0
-            },
-            shmem: false,
+
+/// An open file, or a path that is held without one.
+#[derive(Debug)]
+pub struct OpenFile {
+    /// The right to write its entry.
+    pub claim: Claim,
+    /// Open flags without close-on-exec.
+    pub flags: u32,
+    /// Position in bytes.
+    pub position: u64,
+    /// Who is told about its events.
+    pub owner: Owner,
+    /// What it is.
+    pub kind: FileKind,
+}
+
+/// A table's owner: the task through which its descriptors are read.
+#[derive(Clone, Copy, Debug)]
+pub struct TableOwner<'a> {
+    /// The thread, for kcmp.
+    pub tid: Tid,
+    /// Its process, for duplicates.
+    pub pid: Pid,
+    /// Its folder in `/proc`.
+    pub proc_dir: &'a ProcDir,
+    /// The table of its parent, whose descriptors it may have inherited.
+    pub inherited: Option<&'a DescriptorTable>,
+}
+
+/// Everything about files that was met so far.
+#[derive(Debug)]
+pub struct Files {
+    /// Every open file, each once.
+    pub open: Vec<OpenFile>,
+    /// Deleted files that are still in use.
+    pub ghosts: Vec<Ghost>,
+    /// What waits in pipes and FIFOs.
+    pub pipes: Vec<PipeContent>,
+    /// Nameless shared memory.
+    pub segments: Vec<Segment>,
+    shmem_device: u64,
+    /// Files held without a descriptor, by device and inode.
+    held: HashMap<(u64, u64), ObjectId>,
+    /// Mapped files, by the device and inode that `maps` shows.
+    mapped: HashMap<(u64, u64), (ObjectId, bool)>,
+    /// Device and inode of each open file, as `stat` gives them.
+    inodes: HashMap<ObjectId, (u64, u64)>,
+}
+
+/// What is known of a file before it is examined.
+struct Sight<'a> {
+    target: Target,
+    link: &'a Path,
+    stat: &'a FileStat,
+    fdinfo: &'a Fdinfo,
+}
+
+impl Files {
+    /// Nothing met yet.
+    ///
+    /// # Errors
+    /// When the device of shared memory cannot be found out.
+    pub fn new() -> Result<Self> {
+        Ok(Self {
+            open: Vec::new(),
+            ghosts: Vec::new(),
+            pipes: Vec::new(),
+            segments: Vec::new(),
+            shmem_device: fcntl::shmem_device().on("memfd_create", Target::Here)?,
+            held: HashMap::new(),
+            mapped: HashMap::new(),
+            inodes: HashMap::new(),
         })
     }
+
+    /// Reads a descriptor table and every open file in it that was not met before.
+    ///
+    /// # Errors
+    /// [`Error::Blocked`] with every descriptor that the images cannot hold.
+    pub fn table(&mut self, owner: TableOwner<'_>, tree: &mut FileTree) -> Result<DescriptorTable> {
+        let pidfd = if owner.tid == owner.pid.leader() {
+            pidfd_open(owner.pid)
+        } else {
+            pidfd_open_thread(owner.tid)
+        };
+        let pidfd = pidfd.on("pidfd_open", owner.tid)?;
+        let mut table = DescriptorTable::default();
+        let mut epolls = Vec::new();
+        let mut blockers = Vec::new();
+        for fd in owner.proc_dir.numbers("fd")?.into_iter().map(Fd) {
+            match self.descriptor(owner, fd, pidfd.as_fd(), tree, &mut epolls) {
+                Ok(descriptor) => table.descriptors.push(descriptor),
+                Err(Error::Blocked(several)) => blockers.extend(several),
+                Err(error @ Error::Unsupported { .. }) => blockers.push(error),
+                Err(error) => return Err(error),
+            }
+        }
+        for (index, fd, extras) in epolls {
+            match self.epoll_targets(owner, fd, &extras, &table) {
+                Ok(targets) => self.open[index].kind = FileKind::Epoll { targets },
+                Err(error) => blockers.push(error),
+            }
+        }
+        if blockers.is_empty() {
+            Ok(table)
+        } else {
+            Err(Error::Blocked(blockers))
+        }
+    }
+
+    fn descriptor(
+        &mut self,
+        owner: TableOwner<'_>,
+        fd: Fd,
+        pidfd: BorrowedFd<'_>,
+        tree: &mut FileTree,
+        epolls: &mut Vec<(usize, Fd, Extras)>,
+    ) -> Result<Descriptor> {
+        let name = format!("fdinfo/{fd}");
+        let text = owner.proc_dir.read(&name)?;
+        let fdinfo = parse_fdinfo(&text).map_err(|e| e.at(owner.proc_dir.path_of(&name)))?;
+        let descriptor = |file| Descriptor {
+            fd,
+            file,
+            close_on_exec: fdinfo.flags & libc::O_CLOEXEC.cast_unsigned() != 0,
+        };
+        // An inherited descriptor needs no more than the kernel's word that it is one.
+        let inherited = owner.inherited.and_then(|table| table.file(fd));
+        if let Some(file) = inherited
+            && tree.is(file, owner.tid, fd)?
+        {
+            return Ok(descriptor(file));
+        }
+        let link_name = format!("fd/{fd}");
+        let link = owner.proc_dir.read_link(&link_name)?;
+        let stat = owner.proc_dir.stat(&link_name)?;
+        let looks = FileLooks {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            mount: fdinfo.mount,
+            flags: fdinfo.flags,
+            link: link.as_os_str().as_bytes(),
+            serial: fdinfo.extras.eventfd_id,
+        };
+        let claim = match tree.identify(owner.tid, fd, FileFingerprint::of(&looks), None)? {
+            Sighting::Again(file) => return Ok(descriptor(file)),
+            Sighting::First(claim) => claim,
+        };
+        let file = claim.id();
+        let duplicate = pidfd_getfd(pidfd, fd).on("pidfd_getfd", (owner.tid, fd))?;
+        let sight = Sight {
+            target: (owner.tid, fd).into(),
+            link: &link,
+            stat: &stat,
+            fdinfo: &fdinfo,
+        };
+        let kind = self.examine(&sight, &duplicate, owner.proc_dir, &link_name, file, tree)?;
+        if matches!(kind, FileKind::Epoll { .. }) {
+            epolls.push((self.open.len(), fd, fdinfo.extras.clone()));
+        }
+        let is_path = fdinfo.flags & libc::O_PATH.cast_unsigned() != 0;
+        self.inodes.insert(file, (stat.st_dev, stat.st_ino));
+        self.open.push(OpenFile {
+            claim,
+            flags: fdinfo.flags & !libc::O_CLOEXEC.cast_unsigned(),
+            position: fdinfo.position,
+            owner: if is_path {
+                Owner::default()
+            } else {
+                fcntl::owner(duplicate.as_fd()).on("fcntl GETOWN_EX", (owner.tid, fd))?
+            },
+            kind,
+        });
+        Ok(descriptor(file))
+    }
+
+    /// Says what an open file is, and reads what belongs to it.
+    fn examine(
+        &mut self,
+        sight: &Sight<'_>,
+        duplicate: &OwnedFd,
+        proc_dir: &ProcDir,
+        link_name: &str,
+        file: ObjectId,
+        tree: &mut FileTree,
+    ) -> Result<FileKind> {
+        const MEM_MAJOR: u64 = 1;
+        const MISC_MAJOR: u64 = 10;
+        let text = sight.link.as_os_str().as_bytes();
+        if sight.fdinfo.extras.locks.iter().any(|_| true) {
+            return Err(sight.refuse(
+                "a locked file",
+                "let the program release its lock; --file-locks is not supported yet",
+            ));
+        }
+        match sight.stat.st_mode & libc::S_IFMT {
+            libc::S_IFREG if sight.stat.st_dev == self.shmem_device => {
+                let content = proc_dir.open_file(link_name, OFlag::O_RDONLY)?;
+                let seals = fcntl::seals(duplicate.as_fd()).on("fcntl GET_SEALS", sight.target.clone())?;
+                Ok(FileKind::Memfd {
+                    segment: self.segment(sight.target.clone(), sight.link, sight.stat, seals, content)?,
+                })
+            }
+            _ if text.starts_with(b"anon_inode:") => kinds::anonymous(sight.target.clone(), text, &sight.fdinfo.extras),
+            libc::S_IFREG | libc::S_IFDIR | libc::S_IFLNK => {
+                let open = || proc_dir.open_file(link_name, OFlag::O_RDONLY);
+                self.regular(sight, file, open).map(FileKind::Regular)
+            }
+            libc::S_IFCHR => match nix::sys::stat::major(sight.stat.st_rdev) {
+                MEM_MAJOR | MISC_MAJOR => {
+                    let open = || proc_dir.open_file(link_name, OFlag::O_RDONLY);
+                    self.regular(sight, file, open).map(FileKind::Regular)
+                }
+                _ => Err(sight.refuse(
+                    &format!("the device {}", sight.link.display()),
+                    "start the program without it, e.g. with its terminal replaced by a file or /dev/null",
+                )),
+            },
+            libc::S_IFIFO if text.starts_with(b"pipe:[") => self.pipe(sight, duplicate, false),
+            libc::S_IFIFO => {
+                let kind = self.pipe(sight, duplicate, true)?;
+                let path = self.hold(sight, None, proc_dir, link_name, tree)?;
+                match kind {
+                    FileKind::Pipe { pipe } => Ok(FileKind::Fifo { pipe, path }),
+                    other => Ok(other),
+                }
+            }
+            _ => Err(sight.refuse(&format!("{}", sight.link.display()), "this kind of file is not supported yet")),
+        }
+    }
+
+    /// The entry of a file that a task holds without a descriptor: `cwd`, `root`, `exe`.
+    ///
+    /// # Errors
+    /// When its path no longer leads to it.
+    pub fn path(
+        &mut self,
+        tid: Tid,
+        proc_dir: &ProcDir,
+        link_name: &str,
+        tree: &mut FileTree,
+    ) -> Result<ObjectId> {
+        let stat = proc_dir.stat(link_name)?;
+        if let Some(file) = self.held.get(&(stat.st_dev, stat.st_ino)) {
+            return Ok(*file);
+        }
+        let link = proc_dir.read_link(link_name)?;
+        let sight = Sight {
+            target: tid.into(),
+            link: &link,
+            stat: &stat,
+            fdinfo: &Fdinfo::default(),
+        };
+        self.hold(&sight, None, proc_dir, link_name, tree)
+    }
+
+    /// The entry of a mapped file.
+    ///
+    /// # Errors
+    /// When it is of a kind the images cannot hold, or its path no longer leads to it.
+    pub fn mapped(
+        &mut self,
+        tid: Tid,
+        proc_dir: &ProcDir,
+        vma: &Vma,
+        tree: &mut FileTree,
+    ) -> Result<MappedFile> {
+        const ZERO_MINOR: u64 = 5;
+        let mapping = &vma.mapping;
+        // How the file was open only matters for a shared mapping, and there the kernel tells:
+        // one that may become writable was opened for writing.
+        let writable = mapping.access.shared && vma.flags.contains(VmFlag::MayWrite);
+        let access = if writable {
+            libc::O_RDWR
+        } else {
+            libc::O_RDONLY
+        }
+        .cast_unsigned();
+        let key = (mapping.device.number(), mapping.inode);
+        if let Some((file, shmem)) = self.mapped.get(&key) {
+            return Ok(MappedFile {
+                file: *file,
+                access,
+                shmem: *shmem,
+            });
+        }
+        let link_name = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
+        let link = proc_dir.read_link(&link_name)?;
+        let stat = proc_dir.stat(&link_name)?;
+        let sight = Sight {
+            target: Target::Memory(tid, mapping.start, mapping.end),
+            link: &link,
+            stat: &stat,
+            fdinfo: &Fdinfo::default(),
+        };
+        let is_zero = stat.st_mode & libc::S_IFMT == libc::S_IFCHR
+            && stat.st_rdev == nix::sys::stat::makedev(1, ZERO_MINOR);
+        let shmem = stat.st_dev == self.shmem_device;
+        let file = if shmem {
+            let content = proc_dir.open_file(&link_name, OFlag::O_RDONLY)?;
+            let seals = fcntl::seals(content.as_fd()).unwrap_or(0);
+            let segment = self.segment(sight.target.clone(), &link, &stat, seals, content)?;
+            self.hold(
+                &sight,
+                Some(FileKind::Memfd { segment }),
+                proc_dir,
+                &link_name,
+                tree,
+            )?
+        } else if is_zero || stat.st_mode & libc::S_IFMT == libc::S_IFREG {
+            self.hold(&sight, None, proc_dir, &link_name, tree)?
+        } else {
+            return Err(sight.refuse(
+                &format!("a mapping of {}", link.display()),
+                "let the program unmap it first",
+            ));
+        };
+        self.mapped.insert(key, (file, shmem));
+        Ok(MappedFile {
+            file,
+            access,
+            shmem,
+        })
+    }
+
+    /// Gives a file without a descriptor an entry of its own, once per inode.
+    fn hold(
+        &mut self,
+        sight: &Sight<'_>,
+        kind: Option<FileKind>,
+        proc_dir: &ProcDir,
+        link_name: &str,
+        tree: &mut FileTree,
+    ) -> Result<ObjectId> {
+        let inode = (sight.stat.st_dev, sight.stat.st_ino);
+        if let Some(file) = self.held.get(&inode) {
+            return Ok(*file);
+        }
+        let claim = tree.claim_fresh()?;
+        let file = claim.id();
+        let flags = if kind.is_some() {
+            libc::O_RDWR
+        } else {
+            libc::O_RDONLY
+        };
+        let kind = match kind {
+            Some(kind) => kind,
+            None => {
+                let open = || proc_dir.open_file(link_name, OFlag::O_RDONLY);
+                FileKind::Regular(self.regular(sight, file, open)?)
+            }
+        };
+        self.held.insert(inode, file);
+        self.open.push(OpenFile {
+            claim,
+            flags: flags.cast_unsigned(),
+            position: 0,
+            owner: Owner::default(),
+            kind,
+        });
+        Ok(file)
+    }
+
+    /// A file with a path: checks that the path leads to it, or keeps a deleted one as a ghost.
+    fn regular(
+        &mut self,
+        sight: &Sight<'_>,
+        file: ObjectId,
+        open: impl FnOnce() -> Result<std::fs::File>,
+    ) -> Result<Regular> {
+        let stat = sight.stat;
+        let is_file = stat.st_mode & libc::S_IFMT == libc::S_IFREG;
+        let mut path = sight.link.to_owned();
+        if stat.st_nlink == 0 {
+            if !is_file {
+                return Err(sight.refuse(
+                    &format!("the deleted {}", path.display()),
+                    "only deleted regular files can be dumped",
+                ));
+            }
+            path = without_deleted_mark(&path);
+            self.ghost(sight, file, open)?;
+        } else if !leads_to(&path, stat) {
+            return Err(sight.refuse(
+                &format!(
+                    "{}, whose path does not lead to it any more,",
+                    path.display()
+                ),
+                "put the file back under that name; --link-remap is not supported yet",
+            ));
+        }
+        // What is only appended to may grow before restore.
+        let append_only = (libc::O_WRONLY | libc::O_APPEND).cast_unsigned();
+        let grows = sight.fdinfo.flags & append_only == append_only;
+        Ok(Regular {
+            path,
+            mode: stat.st_mode,
+            size_bytes: (is_file && !grows).then_some(stat.st_size.cast_unsigned()),
+        })
+    }
+
+    /// Finds the descriptor behind each target of an epoll.
+    fn epoll_targets(
+        &self,
+        owner: TableOwner<'_>,
+        epoll: Fd,
+        extras: &Extras,
+        table: &DescriptorTable,
+    ) -> Result<Vec<EpollTarget>> {
+        let has_inode =
+            |file: ObjectId, inode| self.inodes.get(&file).is_some_and(|known| known.1 == inode);
+        let mut targets = Vec::with_capacity(extras.epoll.len());
+        let mut same_number = HashMap::new();
+        let by_number: HashMap<Fd, ObjectId> = table
+            .descriptors
+            .iter()
+            .map(|one| (one.fd, one.file))
+            .collect();
+        for line in &extras.epoll {
+            let offset = same_number
+                .entry(line.fd)
+                .and_modify(|seen| *seen += 1)
+                .or_insert(0_u32);
+            let slot = EpollSlot {
+                epoll,
+                target: Fd(line.fd),
+                offset: *offset,
+            };
+            let direct = by_number
+                .get(&Fd(line.fd))
+                .is_some_and(|file| has_inode(*file, line.inode));
+            let fd = if direct && *offset == 0 {
+                Some(Fd(line.fd))
+            } else {
+                // Moved or duplicated: ask about every descriptor with that inode.
+                let mut found = None;
+                for one in table
+                    .descriptors
+                    .iter()
+                    .filter(|one| has_inode(one.file, line.inode))
+                {
+                    let resource = Resource::EpollTarget(one.fd, slot);
+                    if kcmp(owner.tid, owner.tid, resource)
+                        .on(resource.op(), (owner.tid, one.fd))?
+                        == Order::Equal
+                    {
+                        found = Some(one.fd);
+                        break;
+                    }
+                }
+                found
+            };
+            let Some(fd) = fd else {
+                return Err(Error::unsupported(
+                    (owner.tid, epoll),
+                    format!(
+                        "an epoll that waits for {}, which is closed in this task,",
+                        line.fd
+                    ),
+                    "let the program remove it with EPOLL_CTL_DEL before it closes the descriptor",
+                ));
+            };
+            targets.push(EpollTarget { fd, line: *line });
+        }
+        Ok(targets)
+    }
+}
+
+impl Sight<'_> {
+    fn refuse(&self, what: &str, remedy: &str) -> Error {
+        Error::unsupported(self.target.clone(), what, remedy)
+    }
+}
+
+/// The kernel marks the link of a file without a name.
+fn without_deleted_mark(link: &Path) -> PathBuf {
+    let bytes = link.as_os_str().as_bytes();
+    let name = bytes.strip_suffix(b" (deleted)").unwrap_or(bytes);
+    PathBuf::from(std::ffi::OsStr::from_bytes(name))
+}
+
+fn leads_to(path: &Path, stat: &FileStat) -> bool {
+    // lstat: a link opened with O_PATH | O_NOFOLLOW is itself what was opened.
+    nix::sys::stat::lstat(path)
+        .is_ok_and(|found| found.st_dev == stat.st_dev && found.st_ino == stat.st_ino)
 }

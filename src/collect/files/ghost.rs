@@ -1,0 +1,102 @@
+//! Deleted files that a task still uses: their content goes into the images.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+
+use nix::errno::Errno;
+use nix::sys::stat::FileStat;
+use nix::unistd::{Whence, lseek};
+
+use super::{Files, Sight};
+use crate::error::{IoResultExt, Result, ResultExt};
+use crate::ids::ObjectId;
+
+/// The largest deleted file that is kept, in bytes on disk.
+const LIMIT_BYTES: u64 = 1024 * 1024;
+const SECTOR_BYTES: u64 = 512;
+
+/// A piece of a file that is not a hole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    /// Where it stands in the file.
+    pub offset: u64,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// A deleted file.
+#[derive(Debug)]
+pub struct Ghost {
+    /// Its number among the ghosts, from 1.
+    pub number: u32,
+    /// The entries that refer to it by its former path.
+    pub entries: Vec<ObjectId>,
+    /// Owner, mode, times.
+    pub stat: FileStat,
+    /// Its content.
+    pub chunks: Vec<Chunk>,
+}
+
+impl Files {
+    /// Keeps a deleted file, or adds an entry to one that is kept.
+    pub(super) fn ghost(
+        &mut self,
+        sight: &Sight<'_>,
+        entry: ObjectId,
+        open: impl FnOnce() -> Result<File>,
+    ) -> Result<()> {
+        let stat = sight.stat;
+        let known = self
+            .ghosts
+            .iter_mut()
+            .find(|ghost| ghost.stat.st_dev == stat.st_dev && ghost.stat.st_ino == stat.st_ino);
+        if let Some(ghost) = known {
+            ghost.entries.push(entry);
+            return Ok(());
+        }
+        if stat.st_blocks.cast_unsigned() * SECTOR_BYTES > LIMIT_BYTES {
+            return Err(sight.refuse(
+                &format!(
+                    "the deleted file {}, larger than 1 MiB,",
+                    sight.link.display()
+                ),
+                "let the program close it; --ghost-limit is not supported yet",
+            ));
+        }
+        let file = open()?;
+        let number = u32::try_from(self.ghosts.len() + 1).unwrap_or(u32::MAX);
+        let chunks = chunks(&file, sight)?;
+        self.ghosts.push(Ghost {
+            number,
+            entries: vec![entry],
+            stat: *stat,
+            chunks,
+        });
+        Ok(())
+    }
+}
+
+fn chunks(file: &File, sight: &Sight<'_>) -> Result<Vec<Chunk>> {
+    let size = sight.stat.st_size;
+    let mut chunks = Vec::new();
+    let mut offset = 0;
+    while offset < size {
+        let data = match lseek(file.as_fd(), offset, Whence::SeekData) {
+            Err(Errno::ENXIO) => break,
+            answer => answer.on("lseek SEEK_DATA", sight.link)?,
+        };
+        let hole = lseek(file.as_fd(), data, Whence::SeekHole)
+            .on("lseek SEEK_HOLE", sight.link)?
+            .min(size);
+        let mut bytes = vec![0; usize::try_from(hole - data).unwrap_or(0)];
+        file.read_exact_at(&mut bytes, data.cast_unsigned())
+            .at("read", sight.link)?;
+        chunks.push(Chunk {
+            offset: data.cast_unsigned(),
+            bytes,
+        });
+        offset = hole;
+    }
+    Ok(chunks)
+}

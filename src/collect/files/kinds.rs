@@ -1,0 +1,101 @@
+//! The kinds of open files.
+
+use std::path::PathBuf;
+
+use crate::error::{Error, Result, Target};
+use crate::ids::{Fd, ObjectId};
+use crate::proc::fdinfo::{EpollLine, Extras, TimerfdLines};
+
+/// What an open file is.
+#[derive(Debug)]
+pub enum FileKind {
+    /// Something with a path: file, folder, symbolic link, simple device.
+    Regular(Regular),
+    /// One end of a pipe.
+    Pipe {
+        /// Its inode.
+        pipe: u64,
+    },
+    /// One end of a FIFO.
+    Fifo {
+        /// Its inode.
+        pipe: u64,
+        /// The entry of its path.
+        path: ObjectId,
+    },
+    /// A counter.
+    Eventfd {
+        /// Its value.
+        count: u64,
+    },
+    /// An epoll set.
+    Epoll {
+        /// What it waits for.
+        targets: Vec<EpollTarget>,
+    },
+    /// A source of signals.
+    Signalfd {
+        /// Which, bit n-1 for signal n.
+        mask: u64,
+    },
+    /// A source of timer ticks.
+    Timerfd(TimerfdLines),
+    /// Nameless shared memory.
+    Memfd {
+        /// The number of its segment.
+        segment: u32,
+    },
+}
+
+/// A file with a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Regular {
+    /// Its path, as the task sees it.
+    pub path: PathBuf,
+    /// `st_mode`.
+    pub mode: u32,
+    /// Its size, where restore shall insist on it.
+    pub size_bytes: Option<u64>,
+}
+
+/// What an epoll waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EpollTarget {
+    /// The descriptor that leads there now.
+    pub fd: Fd,
+    /// How it was added.
+    pub line: EpollLine,
+}
+
+/// A file without a path, by the name the kernel gives its kind.
+pub(super) fn anonymous(target: Target, link: &[u8], extras: &Extras) -> Result<FileKind> {
+    let missing = |what: &str| {
+        Error::unsupported(
+            target.clone(),
+            format!("{what} whose state the kernel does not show,"),
+            "a newer kernel is needed",
+        )
+    };
+    match link.strip_prefix(b"anon_inode:").unwrap_or(link) {
+        b"[eventfd]" => {
+            let count = extras.eventfd_count.ok_or_else(|| missing("an eventfd"))?;
+            Ok(FileKind::Eventfd { count })
+        }
+        b"[eventpoll]" => Ok(FileKind::Epoll {
+            targets: Vec::new(),
+        }),
+        b"[signalfd]" => {
+            let mask = extras.sigmask.ok_or_else(|| missing("a signalfd"))?;
+            Ok(FileKind::Signalfd { mask })
+        }
+        b"[timerfd]" => extras
+            .timerfd
+            .map(FileKind::Timerfd)
+            .ok_or_else(|| missing("a timerfd")),
+        other => Err(Error::unsupported(
+            target.clone(),
+            format!("the descriptor {}", String::from_utf8_lossy(other)),
+            "this kind of file is not supported yet; let the program close it",
+        )),
+    }
+}

@@ -1,0 +1,294 @@
+//! The write stage: a collection becomes a folder of images.
+//!
+//! What several tasks share is written by its first holder. Where the format names an image
+//! by pid, the others' names are hard links to that one file.
+
+use super::catalogue::Kind;
+use super::files::{
+    FileTypes, memfd_entry, write_fdinfo, write_files, write_ghost, write_pipe_content,
+    write_remaps, write_segment,
+};
+use super::folder::ImageFolder;
+use super::memory::{PagesWriter, mm_entry, write_pagemap};
+use super::{proto, tasks};
+use crate::collect::files::{DescriptorTable, Files};
+use crate::collect::memory::AddressSpace;
+use crate::collect::task::{Living, Task};
+use crate::collect::tree::{CollectedTask, Collection, Filesystem, Holdings, Owned};
+use crate::error::Result;
+use crate::ids::{ObjectId, Pid, Tid};
+use crate::kcmp::{Identities, TaskIds};
+
+/// Version 2 of the format: a leading magic in every image.
+const IMAGE_VERSION: u32 = 2;
+/// The cgroup set of the dumper, in which a tree is restored.
+const OWN_CGROUP_SET: u32 = 1;
+
+/// What writing amounted to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Pages of private memory.
+    pub pages: u64,
+    /// Pages of shared memory.
+    pub shared_pages: u64,
+}
+
+/// Writes every image but the inventory, which makes the folder complete.
+///
+/// # Errors
+/// Reading pages, writing.
+pub fn write(folder: &ImageFolder, collection: Collection) -> Result<Written> {
+    let Collection {
+        tasks,
+        spaces,
+        tables,
+        filesystems,
+        files,
+        ..
+    } = collection;
+    let types = FileTypes::of(&files.open);
+    let mut writer = Writer {
+        folder,
+        pages_id: 0,
+        written: Written::default(),
+    };
+    let mut pstree = folder.writer(Kind::Pstree, 0)?;
+    for one in &tasks {
+        pstree.entry(&tasks::pstree_entry(
+            &one.task,
+            one.parent.map_or(0, Pid::number),
+        ))?;
+    }
+    folder.record(pstree.finish()?);
+    for one in &tasks {
+        match (&one.task.living, &one.holdings) {
+            (Some(living), Some(holdings)) => {
+                writer.task(&one.task, living, holdings)?;
+                writer.space(one, living, holdings, &spaces)?;
+                writer.filesystems(&one.task, holdings, &filesystems)?;
+            }
+            _ => writer.zombie(&one.task)?,
+        }
+    }
+    for table in tables {
+        writer.table(table, &types)?;
+    }
+    writer.files(files)?;
+    Ok(writer.written)
+}
+
+/// Writes the inventory.
+///
+/// # Errors
+/// Writing.
+pub fn write_inventory(folder: &ImageFolder) -> Result<()> {
+    const NETWORK_LOCK_SKIPPED: u32 = 2;
+    let mut writer = folder.writer(Kind::Inventory, 0)?;
+    writer.entry(&proto::InventoryEntry {
+        img_version: IMAGE_VERSION,
+        fdinfo_per_id: Some(true),
+        root_ids: Some(kobj_ids(Identities::DUMPER)),
+        ns_per_id: Some(true),
+        root_cg_set: Some(OWN_CGROUP_SET),
+        lsmtype: Some(0),
+        network_lock_method: Some(NETWORK_LOCK_SKIPPED),
+        plugins_entry: Some(proto::PluginsEntry::default()),
+        ..Default::default()
+    })?;
+    folder.record(writer.finish()?);
+    Ok(())
+}
+
+/// Every task of a host tree lives in the dumper's namespaces, which are numbered from 1.
+fn kobj_ids(ids: TaskIds) -> proto::TaskKobjIdsEntry {
+    proto::TaskKobjIdsEntry {
+        vm_id: ids.vm.number(),
+        files_id: ids.files.number(),
+        fs_id: ids.fs.number(),
+        sighand_id: ids.sighand.number(),
+        pid_ns_id: Some(1),
+        net_ns_id: Some(2),
+        ipc_ns_id: Some(3),
+        uts_ns_id: Some(4),
+        time_ns_id: Some(5),
+        mnt_ns_id: Some(6),
+        user_ns_id: Some(7),
+        cgroup_ns_id: Some(8),
+    }
+}
+
+struct Writer<'a> {
+    folder: &'a ImageFolder,
+    pages_id: u32,
+    written: Written,
+}
+
+impl Writer<'_> {
+    fn single<M: prost::Message>(&self, kind: Kind, id: u32, entry: &M) -> Result<()> {
+        let mut writer = self.folder.writer(kind, u64::from(id))?;
+        writer.entry(entry)?;
+        self.folder.record(writer.finish()?);
+        Ok(())
+    }
+
+    fn zombie(&self, task: &Task) -> Result<()> {
+        self.single(Kind::Core, task.pid.number(), &tasks::zombie_core(task))
+    }
+
+    fn task(&self, task: &Task, living: &Living, holdings: &Holdings) -> Result<()> {
+        for (index, thread) in living.threads.iter().enumerate() {
+            let core = if index == 0 {
+                tasks::leader_core(task, living, thread, OWN_CGROUP_SET)?
+            } else {
+                tasks::thread_core(thread, OWN_CGROUP_SET)?
+            };
+            self.single(Kind::Core, thread.capture.tid.number(), &core)?;
+        }
+        self.single(Kind::Ids, task.pid.number(), &kobj_ids(holdings.ids))?;
+        for (tid, ids) in &holdings.private_threads {
+            self.single(Kind::Ids, tid.number(), &kobj_ids(*ids))?;
+        }
+        Ok(())
+    }
+
+    fn space(
+        &mut self,
+        one: &CollectedTask,
+        living: &Living,
+        holdings: &Holdings,
+        spaces: &[Owned<AddressSpace>],
+    ) -> Result<()> {
+        let pid = one.task.pid;
+        let Some(space) = find(spaces, holdings.ids.vm) else {
+            return Ok(());
+        };
+        if space.holder != pid.leader() {
+            for kind in [Kind::Mm, Kind::Pagemap] {
+                self.folder.link(
+                    (kind, u64::from(space.holder.number())),
+                    (kind, u64::from(pid.number())),
+                )?;
+            }
+            return Ok(());
+        }
+        self.single(
+            Kind::Mm,
+            pid.number(),
+            &mm_entry(&one.task, living, &space.object),
+        )?;
+        let pages_id = self.next_pages_id();
+        let mut pagemap = self.folder.writer(Kind::Pagemap, u64::from(pid.number()))?;
+        write_pagemap(&mut pagemap, pages_id, &space.object.pages)?;
+        self.folder.record(pagemap.finish()?);
+        let file = self.folder.raw_file(Kind::Pages, u64::from(pages_id))?;
+        let mut pages = PagesWriter::new(file, Kind::Pages.file_name(u64::from(pages_id)));
+        pages.copy(&holdings.memory, &space.object.pages)?;
+        self.folder.record(pages.finish()?);
+        self.written.pages += space
+            .object
+            .pages
+            .iter()
+            .map(crate::collect::memory::PageRun::pages)
+            .sum::<u64>();
+        Ok(())
+    }
+
+    fn next_pages_id(&mut self) -> u32 {
+        self.pages_id += 1;
+        self.pages_id
+    }
+
+    fn filesystems(
+        &self,
+        task: &Task,
+        holdings: &Holdings,
+        filesystems: &[Owned<Filesystem>],
+    ) -> Result<()> {
+        self.filesystem(task.pid.leader(), holdings.ids.fs, filesystems)?;
+        for (tid, ids) in &holdings.private_threads {
+            if ids.fs != holdings.ids.fs {
+                self.filesystem(*tid, ids.fs, filesystems)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn filesystem(&self, tid: Tid, id: ObjectId, filesystems: &[Owned<Filesystem>]) -> Result<()> {
+        let Some(filesystem) = find(filesystems, id) else {
+            return Ok(());
+        };
+        if filesystem.holder != tid {
+            let of = |tid: Tid| (Kind::Fs, u64::from(tid.number()));
+            return self.folder.link(of(filesystem.holder), of(tid));
+        }
+        let entry = proto::FsEntry {
+            cwd_id: filesystem.object.cwd.number(),
+            root_id: filesystem.object.root.number(),
+            umask: Some(filesystem.object.umask),
+        };
+        self.single(Kind::Fs, tid.number(), &entry)
+    }
+
+    fn table(&self, table: Owned<DescriptorTable>, types: &FileTypes) -> Result<()> {
+        let id = table.claim.spend().number();
+        let mut writer = self.folder.writer(Kind::Fdinfo, u64::from(id))?;
+        write_fdinfo(&mut writer, &table.object, types)?;
+        self.folder.record(writer.finish()?);
+        Ok(())
+    }
+
+    fn files(&mut self, files: Files) -> Result<()> {
+        let folder = self.folder;
+        let mut writer = folder.writer(Kind::Files, 0)?;
+        write_files(&mut writer, files.open)?;
+        folder.record(writer.finish()?);
+
+        for (kind, is_fifo) in [(Kind::PipesData, false), (Kind::FifoData, true)] {
+            let mut contents = files
+                .pipes
+                .iter()
+                .filter(|content| content.is_fifo == is_fifo)
+                .peekable();
+            if contents.peek().is_none() {
+                continue;
+            }
+            let mut writer = folder.writer(kind, 0)?;
+            for content in contents {
+                write_pipe_content(&mut writer, content)?;
+            }
+            folder.record(writer.finish()?);
+        }
+        if !files.ghosts.is_empty() {
+            let mut writer = folder.writer(Kind::RemapFpath, 0)?;
+            write_remaps(&mut writer, &files.ghosts)?;
+            folder.record(writer.finish()?);
+        }
+        for ghost in &files.ghosts {
+            let mut writer = folder.writer(Kind::GhostFile, u64::from(ghost.number))?;
+            write_ghost(&mut writer, ghost)?;
+            folder.record(writer.finish()?);
+        }
+        if !files.segments.is_empty() {
+            let mut writer = folder.writer(Kind::MemfdInode, 0)?;
+            for segment in &files.segments {
+                writer.entry(&memfd_entry(segment))?;
+            }
+            folder.record(writer.finish()?);
+        }
+        for segment in &files.segments {
+            let pages_id = self.next_pages_id();
+            let mut pagemap = folder.writer(Kind::ShmemPagemap, segment.stat.st_ino)?;
+            let file = folder.raw_file(Kind::Pages, u64::from(pages_id))?;
+            let mut pages = PagesWriter::new(file, Kind::Pages.file_name(u64::from(pages_id)));
+            self.written.shared_pages +=
+                write_segment(&mut pagemap, &mut pages, pages_id, segment)?;
+            folder.record(pagemap.finish()?);
+            folder.record(pages.finish()?);
+        }
+        Ok(())
+    }
+}
+
+fn find<T>(all: &[Owned<T>], id: ObjectId) -> Option<&Owned<T>> {
+    all.iter().find(|owned| owned.claim.id() == id)
+}
