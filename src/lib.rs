@@ -26,5 +26,7 @@ pub mod ids;
 pub mod image;
 pub mod inject;
 pub mod kcmp;
+pub mod options;
 pub mod proc;
+pub mod progress;
 pub mod sys;

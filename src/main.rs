@@ -1,5 +1,141 @@
-//! The `dedump` command.
+//! The `dedump` command: parse, run, say what went wrong and what to do, exit code.
 
-fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+
+mod cli;
+
+use std::env;
+use std::io::{ErrorKind, Write as _, stderr};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use nix::errno::Errno;
+use tracing::{error, info, warn};
+
+use cli::log::{Log, one_line};
+use cli::{Dump, Request};
+use dedump::error::{Error, Result, Target};
+
+fn main() -> ExitCode {
+    if dedump::sys::auxv::secure_execution() {
+        return complain(&Error::Usage(
+            "dedump was started with the rights of its file (set-user-ID, set-group-ID or \
+             capabilities), which would lend them to every user: run it as root instead"
+                .to_owned(),
+        ));
+    }
+    match cli::parse(env::args_os()) {
+        Ok(Request::Dump(request)) => dump(&request),
+        Ok(Request::Text(text)) => match text.print() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
+        Err(mistake) => complain(&mistake),
+    }
+}
+
+fn dump(request: &Dump) -> ExitCode {
+    let Err(failure) = logged_dump(request) else {
+        return ExitCode::SUCCESS;
+    };
+    if request.log != Log::Stderr {
+        for failure in single(&failure) {
+            error!("{}", advised(failure));
+        }
+    }
+    let quiet = request.verbosity == 0 && !matches!(failure, Error::NotReleased { .. });
+    if quiet {
+        ExitCode::from(failure.exit_code())
+    } else {
+        complain(&failure)
+    }
+}
+
+fn logged_dump(request: &Dump) -> Result<()> {
+    request.log.start(request.verbosity)?;
+    info!("dedump {}", env!("CARGO_PKG_VERSION"));
+    if let Ok(system) = nix::sys::utsname::uname() {
+        info!(
+            "running on {} {} {}",
+            system.sysname().to_string_lossy(),
+            system.release().to_string_lossy(),
+            system.machine().to_string_lossy()
+        );
+    }
+    if request.criu_reads_config {
+        for path in criu_config_files() {
+            warn!(
+                "{} holds options for criu: dedump does not read it (silence: --no-default-config)",
+                path.display()
+            );
+        }
+    }
+    let options = &request.options;
+    dedump::dump::run(options.tree.0, &options.images_dir, options.after)?;
+    info!("the dump is complete");
+    Ok(())
+}
+
+/// The configuration files that criu would read here.
+fn criu_config_files() -> impl Iterator<Item = PathBuf> {
+    let home = env::var_os("HOME").map(|home| Path::new(&home).join(".criu/default.conf"));
+    let named = env::var_os("CRIU_CONFIG_FILE").map(PathBuf::from);
+    [Some(PathBuf::from("/etc/criu/default.conf")), home, named]
+        .into_iter()
+        .flatten()
+        .filter(|path| path.exists())
+}
+
+/// Tells the user, one line for each failure; a closed standard error is no reason to panic.
+fn complain(failure: &Error) -> ExitCode {
+    for failure in single(failure) {
+        let line = format!("dedump: error: {}\n", one_line(&advised(failure)));
+        let _ = stderr().write_all(line.as_bytes());
+    }
+    ExitCode::from(failure.exit_code())
+}
+
+/// The failures that one error stands for.
+fn single(failure: &Error) -> Vec<&Error> {
+    match failure {
+        Error::Blocked(several) => several.iter().flat_map(single).collect(),
+        one => vec![one],
+    }
+}
+
+/// The text of a failure, with what to do about it where the error does not say so itself.
+fn advised(failure: &Error) -> String {
+    match remedy(failure) {
+        Some(remedy) => format!("{failure}: {remedy}"),
+        None => failure.to_string(),
+    }
+}
+
+fn remedy(failure: &Error) -> Option<&'static str> {
+    match failure {
+        Error::Syscall {
+            errno: Errno::EPERM | Errno::EACCES,
+            ..
+        } => Some("run dedump as root, or with CAP_SYS_PTRACE and CAP_CHECKPOINT_RESTORE"),
+        Error::Syscall {
+            errno: Errno::ESRCH,
+            target: Target::Process(_),
+            ..
+        } => Some("give the number of a process that runs"),
+        Error::Syscall {
+            errno: Errno::EMFILE | Errno::ENFILE,
+            ..
+        } => Some("raise the limit of open files (ulimit -n) and run the dump again"),
+        Error::Image { source, .. } => match source.kind() {
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+                Some("choose a folder that you may write to (-D, -W)")
+            }
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                Some("make room, or choose a folder on another disk (-D)")
+            }
+            ErrorKind::NotADirectory => Some("choose another folder (-D, -W)"),
+            _ => None,
+        },
+        _ => None,
+    }
 }

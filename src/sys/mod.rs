@@ -4,6 +4,7 @@
 //! values, returns the bare errno, and says in its docs what the kernel promises; the
 //! caller adds whom it was for (see [`crate::error::ResultExt`]).
 
+pub mod auxv;
 pub mod fcntl;
 pub mod kcmp;
 pub mod pagemap;

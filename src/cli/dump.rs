@@ -1,0 +1,178 @@
+//! `dedump dump`: its arguments, and the options they resolve to.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use dedump::freeze::After;
+use dedump::ids::Pid;
+use dedump::options::{DEFAULT_TIMEOUT, DumpOptions};
+
+use super::log::Log;
+
+/// CRIU's level: errors and warnings.
+const DEFAULT_VERBOSITY: u8 = 2;
+
+const EXAMPLES: &str = "\
+Examples:
+  dedump dump -t 4120 -D images            dump the tree under 4120 and end it
+  dedump dump -t 4120 -D images -R         dump it and let it run on
+  dedump dump -t $! -D images -j           dump a background job of this shell
+  dedump dump -t 4120 -D images -o dump.log -v4
+                                           the same, with everything in images/dump.log
+  criu restore -D images                   bring it back";
+
+/// Dump a process tree into a folder of images
+#[derive(Debug, Args)]
+#[command(
+    before_help = EXAMPLES,
+    override_usage = "dedump dump -t PID [-D DIR] [OPTIONS]"
+)]
+pub(super) struct DumpArgs {
+    /// Root of the tree; this option is needed
+    #[arg(short, long, value_name = "PID", value_parser = pid)]
+    tree: Option<Pid>,
+
+    /// Folder for the images, made if need be
+    #[arg(short = 'D', long, value_name = "DIR", default_value = ".")]
+    images_dir: PathBuf,
+
+    /// Folder for the log and stats-dump [default: the images folder]
+    #[arg(short = 'W', long, value_name = "DIR")]
+    work_dir: Option<PathBuf>,
+
+    /// Log to FILE in the work folder, - for standard output [default: stderr]
+    #[arg(short = 'o', long, value_name = "FILE")]
+    log_file: Option<PathBuf>,
+
+    /// Level N, or one up per v: 1 errors, 2 warnings, 3 news, 4 all [else 2]
+    #[arg(
+        short,
+        long,
+        value_name = "N",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "",
+        action = clap::ArgAction::Append,
+        value_parser = louder,
+    )]
+    verbosity: Vec<Louder>,
+
+    /// Let the tree run on after the dump
+    #[arg(short = 'R', long, overrides_with = "leave_stopped")]
+    leave_running: bool,
+
+    /// Leave the tree stopped after the dump
+    #[arg(short = 's', long, overrides_with = "leave_running")]
+    leave_stopped: bool,
+
+    /// Dump a shell's job: session or process group led from outside the tree
+    #[arg(short = 'j', long)]
+    shell_job: bool,
+
+    /// Seconds that the tree may take to stop; 0 waits for ever
+    #[arg(long, value_name = "S", default_value_t = DEFAULT_TIMEOUT.as_secs())]
+    timeout: u64,
+
+    /// Print the figures of the dump at its end
+    #[arg(long)]
+    display_stats: bool,
+
+    /// Do not warn of criu's configuration files; dedump reads none
+    #[arg(long)]
+    no_default_config: bool,
+
+    /// Replace images that lie in the folder already (not in criu)
+    #[arg(long)]
+    overwrite: bool,
+
+    /// Have everything on the disk before any task is let go (not in criu)
+    #[arg(long)]
+    sync: bool,
+}
+
+/// A dump as the command line asks for it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Dump {
+    /// For the pipeline.
+    pub(crate) options: DumpOptions,
+    /// Where the log goes.
+    pub(crate) log: Log,
+    /// How much is logged: 0 nothing, 1 errors, 2 warnings, 3 news, 4 everything.
+    pub(crate) verbosity: u8,
+    /// Whether criu would read its configuration files.
+    pub(crate) criu_reads_config: bool,
+}
+
+impl DumpArgs {
+    /// Fills in what depends on other options; `None` without a tree to dump.
+    pub(super) fn resolve(self) -> Option<Dump> {
+        let tree = self.tree?;
+        let verbosity = self
+            .verbosity
+            .iter()
+            .fold(DEFAULT_VERBOSITY, |level, step| match step {
+                Louder::By(more) => level.saturating_add(*more),
+                Louder::To(level) => *level,
+            });
+        let work_dir = self.work_dir.unwrap_or_else(|| self.images_dir.clone());
+        let log = match self.log_file {
+            None => Log::Stderr,
+            Some(file) if file.as_os_str() == OsStr::new("-") => Log::Stdout,
+            Some(file) => Log::File(work_dir.join(file)),
+        };
+        let after = match (self.leave_running, self.leave_stopped) {
+            (true, _) => After::LeaveRunning,
+            (_, true) => After::LeaveStopped,
+            _ => After::Kill,
+        };
+        // A bar between the lines of a talkative log helps nobody.
+        let progress = verbosity > 0 && (verbosity <= DEFAULT_VERBOSITY || log != Log::Stderr);
+        let options = DumpOptions {
+            tree,
+            images_dir: self.images_dir,
+            work_dir,
+            after,
+            shell_job: self.shell_job,
+            timeout: (self.timeout > 0).then(|| Duration::from_secs(self.timeout)),
+            overwrite: self.overwrite,
+            sync: self.sync,
+            display_stats: self.display_stats,
+            progress,
+        };
+        Some(Dump {
+            options,
+            log,
+            verbosity,
+            criu_reads_config: !self.no_default_config,
+        })
+    }
+}
+
+/// One `-v…` on the command line.
+#[derive(Clone, Copy, Debug)]
+enum Louder {
+    /// `-v`, `-vvv`
+    By(u8),
+    /// `-v3`, `--verbosity=3`
+    To(u8),
+}
+
+/// getopt has eaten the first `v` of `-vvv` as the option itself.
+fn louder(text: &str) -> Result<Louder, String> {
+    if text.bytes().all(|byte| byte == b'v') {
+        return Ok(Louder::By(u8::try_from(text.len() + 1).unwrap_or(u8::MAX)));
+    }
+    text.parse()
+        .map(Louder::To)
+        .map_err(|_| "a level is a number from 0 to 4".to_owned())
+}
+
+fn pid(text: &str) -> Result<Pid, String> {
+    match text.parse() {
+        Ok(number @ 1..) => Ok(Pid(number)),
+        _ => Err("a process is given by its number".to_owned()),
+    }
+}

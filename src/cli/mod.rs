@@ -1,0 +1,187 @@
+//! The command line: arguments in, plain options out, nothing done on the way.
+
+mod criu;
+mod dump;
+mod getopt;
+pub(crate) mod log;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+use dedump::error::{Error, Result};
+
+pub(crate) use dump::Dump;
+
+use criu::{Fate, OPTIONS};
+use getopt::Scan;
+
+const EXAMPLES: &str = "\
+Examples:
+  dedump dump -t 4120 -D images      dump the tree under 4120 and end it
+  dedump dump -t 4120 -D images -R   dump it and let it run on
+  dedump dump --help                 all options, which are those of criu dump
+  criu restore -D images             bring it back";
+
+/// Dump process trees into images that criu restores, everything shared written once
+#[derive(Debug, Parser)]
+#[command(
+    name = "dedump",
+    version,
+    before_help = EXAMPLES,
+    args_override_self = true,
+    disable_help_subcommand = true
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    // A later option wins, as in CRIU.
+    #[command(args_override_self = true, after_help = after_help(), disable_version_flag = true)]
+    Dump(dump::DumpArgs),
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// A dump.
+    Dump(Box<Dump>),
+    /// Help or version, ready to print.
+    Text(clap::Error),
+}
+
+/// Understands a command line, the program's name first.
+///
+/// # Errors
+/// [`Error::Usage`] names what is wrong, unknown or not built yet.
+pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request> {
+    let mut scan = Scan::new(arguments.into_iter().skip(1));
+    let command = if scan.words.is_empty() {
+        None
+    } else {
+        Some(scan.words.remove(0))
+    };
+    let is_dump = command.as_ref().is_some_and(|word| word == "dump");
+    if scan.has("version") {
+        return with_clap(["--version".into()]);
+    }
+    if scan.has("help") {
+        let dump = is_dump.then(|| "dump".into());
+        return with_clap(dump.into_iter().chain(["--help".into()]));
+    }
+    match command {
+        None => return Err(usage("no command: dedump dump -t PID -D DIR")),
+        Some(command) if !is_dump => {
+            return Err(usage(refused_command(&command.to_string_lossy())));
+        }
+        Some(_) => {}
+    }
+    if let Some(mistake) = scan.mistake {
+        return Err(usage(format!("{mistake}: see dedump dump --help")));
+    }
+    if let Some(word) = scan.words.first() {
+        let word = word.to_string_lossy();
+        return Err(usage(format!(
+            "dump takes options only, not the word {word}"
+        )));
+    }
+    if let Some(refusal) = scan.options.iter().find_map(|(option, _)| refused(option)) {
+        return Err(usage(refusal));
+    }
+    let taken = scan.canonical(|option| option.fate == Fate::Taken);
+    with_clap(std::iter::once("dump".into()).chain(taken))
+}
+
+/// The last step, on arguments in the one form that clap and getopt read alike.
+fn with_clap(canonical: impl IntoIterator<Item = OsString>) -> Result<Request> {
+    let whole = std::iter::once("dedump".into()).chain(canonical);
+    match Arguments::try_parse_from(whole) {
+        Ok(Arguments {
+            command: Command::Dump(dump),
+        }) => match dump.resolve() {
+            Some(dump) => Ok(Request::Dump(Box::new(dump))),
+            None => Err(usage("no process tree to dump: give its root with -t PID")),
+        },
+        Err(text)
+            if matches!(
+                text.kind(),
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+            ) =>
+        {
+            Ok(Request::Text(text))
+        }
+        Err(mistake) => {
+            let text = mistake.to_string();
+            let first = text.lines().next().unwrap_or_default();
+            let first = first.strip_prefix("error: ").unwrap_or(first);
+            Err(usage(format!("{first}: see dedump dump --help")))
+        }
+    }
+}
+
+fn refused(option: &criu::Opt) -> Option<String> {
+    let name = option.long;
+    match option.fate {
+        Fate::Taken | Fate::Idle(_) => None,
+        Fate::Later(meaning) => Some(format!(
+            "option --{name} of criu is not supported yet by dedump: {meaning}"
+        )),
+        Fate::Other(command) => Some(format!(
+            "option --{name} is unknown to dump: it belongs to criu {command}"
+        )),
+    }
+}
+
+fn refused_command(word: &str) -> String {
+    match criu::refusal(word) {
+        Some(instead) => format!("command {word} of criu is not supported by dedump: {instead}"),
+        None => format!("unknown command {word}: see dedump --help"),
+    }
+}
+
+/// The rest of CRIU's options, so that nobody has to try.
+fn after_help() -> String {
+    let list = |wanted: fn(&Fate) -> bool| {
+        let names: Vec<&str> = OPTIONS
+            .iter()
+            .filter(|option| wanted(&option.fate))
+            .map(|option| option.long)
+            .collect();
+        wrap(&names)
+    };
+    format!(
+        "Switches can be taken back: --no-shell-job, --no-sync, ...\n\n\
+         Options of criu that need nothing done here:\n{}\n\n\
+         Options of criu that are not built yet and refused:\n{}",
+        list(|fate| matches!(fate, Fate::Idle(_))),
+        list(|fate| matches!(fate, Fate::Later(_))),
+    )
+}
+
+/// Names as indented lines of at most 80 characters.
+fn wrap(names: &[&str]) -> String {
+    let mut lines = vec![String::from(" ")];
+    for name in names {
+        if lines
+            .last()
+            .is_some_and(|line| line.len() + name.len() > 76)
+        {
+            lines.push(String::from(" "));
+        }
+        if let Some(line) = lines.last_mut() {
+            line.push_str(" --");
+            line.push_str(name);
+        }
+    }
+    lines.join("\n")
+}
+
+fn usage(text: impl Into<String>) -> Error {
+    Error::Usage(text.into())
+}

@@ -1,0 +1,63 @@
+//! What a dump is asked to do, resolved: no defaults to look up, no paths to combine.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::freeze::After;
+use crate::ids::Pid;
+
+/// How long a tree may take to stop unless told otherwise: CRIU's default.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// One dump, as the pipeline takes it.
+///
+/// ```
+/// use dedump::{freeze::After, ids::Pid, options::DumpOptions};
+///
+/// let mut options = DumpOptions::new(Pid(4120), "/var/tmp/images");
+/// options.after = After::LeaveRunning;
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DumpOptions {
+    /// The root of the tree.
+    pub tree: Pid,
+    /// Where the images go. Made when it does not exist.
+    pub images_dir: PathBuf,
+    /// Where `stats-dump` goes (and the log of the command): CRIU's work dir.
+    pub work_dir: PathBuf,
+    /// What becomes of the tasks once the images are complete.
+    pub after: After,
+    /// Whether the tree may belong to a session or process group whose leader is not in it,
+    /// as a job of a shell does. `criu restore` must then be told the same.
+    pub shell_job: bool,
+    /// How long the tree may take to stop; `None` waits for ever.
+    pub timeout: Option<Duration>,
+    /// Whether images that lie in `images_dir` already may be replaced.
+    pub overwrite: bool,
+    /// Whether every file and folder is on the disk before the dump counts as done.
+    pub sync: bool,
+    /// Whether the figures of the dump are printed to standard output at its end.
+    pub display_stats: bool,
+    /// Whether long stages may draw a bar on standard error, if that is a terminal.
+    pub progress: bool,
+}
+
+impl DumpOptions {
+    /// A dump of the tree under `tree` into `images_dir`, everything else as the command
+    /// does it when not told otherwise, without a progress bar.
+    #[must_use]
+    pub fn new(tree: Pid, images_dir: impl AsRef<Path>) -> Self {
+        Self {
+            tree,
+            images_dir: images_dir.as_ref().to_owned(),
+            work_dir: images_dir.as_ref().to_owned(),
+            after: After::Kill,
+            shell_job: false,
+            timeout: Some(DEFAULT_TIMEOUT),
+            overwrite: false,
+            sync: false,
+            display_stats: false,
+            progress: false,
+        }
+    }
+}
