@@ -1,39 +1,130 @@
 //! The pipeline: freeze → identify → collect → write → release.
 
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
+
+use tracing::{info, warn};
 
 use crate::collect::tree::collect;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::freeze::{After, examine, freeze};
-use crate::ids::Pid;
-use crate::image::folder::ImageFolder;
+use crate::image::folder::{FolderOptions, ImageFolder};
+use crate::image::manifest::{Account, write_manifest, write_stats};
 use crate::image::write::{write, write_inventory};
+use crate::options::DumpOptions;
 
-/// temp
-pub fn run(pid: i32, dir: &Path, after: After) -> Result<()> {
-    let root = Pid(pid);
-    examine(root)?;
-    let folder = ImageFolder::prepare(dir)?;
-    let deadline = Instant::now() + Duration::from_secs(10);
-    let t0 = Instant::now();
-    let tree = freeze(root, deadline)?;
-    let t1 = Instant::now();
+/// Dumps a process tree.
+///
+/// The images appear in their folder all at once, before any task is killed. On any error the
+/// tree runs on as it was and no image stays.
+///
+/// # Errors
+/// Everything [`Error`] can say.
+pub fn run(options: &DumpOptions) -> Result<()> {
+    examine(options.tree)?;
+    let folder = ImageFolder::prepare(
+        &options.images_dir,
+        FolderOptions {
+            overwrite: options.overwrite,
+            sync: options.sync,
+        },
+    )?;
+    let started = SystemTime::now();
+    let mut clock = Clock::start();
+    // Far enough off to be never.
+    let timeout = options
+        .timeout
+        .unwrap_or(Duration::from_secs(365 * 24 * 3600));
+    let deadline = Instant::now() + timeout;
+
+    let tree = freeze(options.tree, deadline)?;
+    refuse_foreign_session(&tree.root().stat, options)?;
+    clock.stage("freeze");
+
     let collection = collect(&tree, deadline)?;
-    let t2 = Instant::now();
-    for note in &collection.notes {
-        eprintln!("note: {note}");
-    }
+    refuse_unrestorable(&collection.notes, options)?;
+    clock.stage("collect");
+
+    let notes = collection.notes.clone();
+    let trees = collection.identities.counters();
+    let pages_scanned = collection
+        .spaces
+        .iter()
+        .map(|space| space.object.pages_scanned)
+        .sum();
     let written = write(&folder, collection)?;
+    clock.stage("write");
+
+    let account = Account {
+        started,
+        after: options.after,
+        stages: clock.stages.clone(),
+        trees,
+        pages_scanned,
+        written,
+        notes,
+    };
+    write_manifest(&folder, &account)?;
     write_inventory(&folder)?;
-    let t3 = Instant::now();
-    tree.end(after)?;
-    eprintln!(
-        "freeze {:?} collect {:?} write {:?} end {:?} {written:?}",
-        t1 - t0,
-        t2 - t1,
-        t3 - t2,
-        t3.elapsed()
-    );
+    folder.seal()?;
+    folder.commit()?;
+    write_stats(&options.work_dir, &account)?;
+    tree.end(options.after)?;
+    clock.stage("release");
+
+    for (stage, length) in &clock.stages {
+        info!("{stage}: {length:?}");
+    }
     Ok(())
+}
+
+/// Measures the stages one after another.
+struct Clock {
+    last: Instant,
+    stages: Vec<(&'static str, Duration)>,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self {
+            last: Instant::now(),
+            stages: Vec::new(),
+        }
+    }
+
+    fn stage(&mut self, name: &'static str) {
+        let now = Instant::now();
+        self.stages.push((name, now - self.last));
+        self.last = now;
+    }
+}
+
+/// A tree that belongs to a session from outside cannot be restored without being told.
+fn refuse_foreign_session(root: &crate::proc::stat::Stat, options: &DumpOptions) -> Result<()> {
+    if root.session == options.tree.0 || options.shell_job {
+        return Ok(());
+    }
+    Err(Error::unsupported(
+        options.tree,
+        format!(
+            "a tree in the session of {}, which is not part of it,",
+            root.session
+        ),
+        "give --shell-job (restore needs it too), or start the program with setsid",
+    ))
+}
+
+/// A tree that is killed must be restorable; one that lives on may be written with a warning.
+fn refuse_unrestorable(notes: &[crate::collect::notes::Note], options: &DumpOptions) -> Result<()> {
+    for note in notes {
+        warn!("{note}");
+    }
+    match notes.first() {
+        Some(note) if options.after == After::Kill => Err(Error::Refused {
+            target: options.tree.into(),
+            what: format!("the tree would be killed, and {note}"),
+            remedy: "give --leave-running or --leave-stopped to have the images all the same"
+                .to_owned(),
+        }),
+        _ => Ok(()),
+    }
 }

@@ -121,6 +121,17 @@ pub enum Error {
         remedy: String,
     },
 
+    /// A request that would do harm; nothing was touched.
+    #[error("{target}: {what}: {remedy}")]
+    Refused {
+        /// About whom or what.
+        target: Target,
+        /// Why not.
+        what: String,
+        /// What the user can do about it.
+        remedy: String,
+    },
+
     /// Everything that stands in the way of a dump, found in one examination.
     #[error("{}", join_lines(.0))]
     Blocked(Vec<Error>),

@@ -70,8 +70,7 @@ fn logged_dump(request: &Dump) -> Result<()> {
             );
         }
     }
-    let options = &request.options;
-    dedump::dump::run(options.tree.0, &options.images_dir, options.after)?;
+    dedump::dump::run(&request.options)?;
     info!("the dump is complete");
     Ok(())
 }

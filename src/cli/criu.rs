@@ -67,7 +67,6 @@ const fn both(short: u8, long: &'static str, value: Value, fate: Fate) -> Opt {
 const CGROUPS: Fate = Later("cgroups are not recorded");
 const CGROUP_FREEZER: Fate = Later("every task is stopped by ptrace alone");
 const CONFIG: Fate = Later("no configuration file is read; give its options on the command line");
-const DELETED: Fate = Later("deleted files that are open or mapped are not dumped");
 const EXTERNAL: Fate = Later("a resource outside the tree is never left out");
 const LOCKS: Fate = Later("file locks are not dumped");
 const MEMORY: Fate = Later("every dump is a full one");
@@ -109,6 +108,11 @@ pub(super) const OPTIONS: &[Opt] = &[
         Switch,
         Idle("dedump has no deprecated features"),
     ),
+    long(
+        "ghost-fiemap",
+        Switch,
+        Idle("holes of deleted files are found without it"),
+    ),
     // Not yet.
     long("action-script", Required, Later("no script is run")),
     long("address", Required, PAGES_AWAY),
@@ -132,7 +136,7 @@ pub(super) const OPTIONS: &[Opt] = &[
     long(
         "cpu-cap",
         Optional,
-        Later("the processor is not recorded in a choice of ways"),
+        Later("the processor is recorded in one way only"),
     ),
     long("empty-ns", Required, NAMESPACES),
     long("enable-external-masters", Never, MOUNTS),
@@ -158,8 +162,11 @@ pub(super) const OPTIONS: &[Opt] = &[
         Later("inotify and fanotify watches are not dumped"),
     ),
     long("freeze-cgroup", Required, CGROUP_FREEZER),
-    long("ghost-fiemap", Switch, DELETED),
-    long("ghost-limit", Required, DELETED),
+    long(
+        "ghost-limit",
+        Required,
+        Later("deleted files are kept up to 1 MiB each"),
+    ),
     long(
         "irmap-scan-path",
         Required,
@@ -167,7 +174,11 @@ pub(super) const OPTIONS: &[Opt] = &[
     ),
     long("lazy-pages", Never, PAGES_AWAY),
     both(b'L', "libdir", Required, Later("there are no plugins")),
-    long("link-remap", Switch, DELETED),
+    long(
+        "link-remap",
+        Switch,
+        Later("no link is made on the file system"),
+    ),
     long(
         "lsm-profile",
         Required,

@@ -4,6 +4,7 @@ pub mod catalogue;
 pub mod files;
 pub mod folder;
 pub mod framing;
+pub mod manifest;
 pub mod memory;
 pub mod tasks;
 pub mod write;

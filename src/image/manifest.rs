@@ -1,0 +1,158 @@
+//! Our own account of a dump: `dedump-manifest.img`, and `stats-dump` as CRIU writes it.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use super::catalogue::Kind;
+use super::folder::ImageFolder;
+use super::framing::ImageWriter;
+use super::proto;
+use super::write::Written;
+use crate::collect::notes::Note;
+use crate::error::{IoResultExt, Result};
+use crate::freeze::After;
+use crate::kcmp::Counters;
+
+/// What a dump did, apart from its images.
+#[derive(Clone, Debug)]
+pub struct Account {
+    /// When it began.
+    pub started: SystemTime,
+    /// What becomes of the tasks.
+    pub after: After,
+    /// Name and length of each stage.
+    pub stages: Vec<(&'static str, Duration)>,
+    /// The work of the identity trees.
+    pub trees: [(&'static str, Counters); 5],
+    /// Pages found in memory or swap.
+    pub pages_scanned: u64,
+    /// What was written.
+    pub written: Written,
+    /// What restorers cannot bring back.
+    pub notes: Vec<Note>,
+}
+
+impl Account {
+    /// How long a stage took, zero when it did not run.
+    #[must_use]
+    pub fn stage(&self, name: &str) -> Duration {
+        self.stages
+            .iter()
+            .filter(|stage| stage.0 == name)
+            .map(|stage| stage.1)
+            .sum()
+    }
+
+    /// How long the tree stood still so far.
+    #[must_use]
+    pub fn frozen(&self) -> Duration {
+        self.stages.iter().map(|stage| stage.1).sum()
+    }
+}
+
+/// Writes the manifest; every other image must be recorded in the folder already.
+///
+/// # Errors
+/// Writing.
+pub fn write_manifest(folder: &ImageFolder, account: &Account) -> Result<()> {
+    let release =
+        nix::sys::utsname::uname().map(|system| system.release().to_string_lossy().into_owned());
+    let files = folder.files();
+    let entry = proto::Manifest {
+        tool_version: env!("CARGO_PKG_VERSION").to_owned(),
+        kernel_release: release.unwrap_or_default(),
+        started_us: micros(
+            account
+                .started
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .unwrap_or_default(),
+        ),
+        mode: match account.after {
+            After::Kill => "kill",
+            After::LeaveRunning => "leave-running",
+            After::LeaveStopped => "leave-stopped",
+        }
+        .to_owned(),
+        files: files
+            .into_iter()
+            .map(|file| proto::ManifestFile {
+                name: file.name,
+                size_bytes: file.size_bytes,
+                crc32: file.crc32,
+            })
+            .collect(),
+        trees: account
+            .trees
+            .iter()
+            .map(|(name, counters)| proto::ManifestTree {
+                name: (*name).to_owned(),
+                asked: counters.asked,
+                new_objects: counters.new,
+                kcmp_calls: counters.kcmp_calls,
+            })
+            .collect(),
+        pages: proto::ManifestPages {
+            scanned: account.pages_scanned,
+            zero: 0,
+            shared: 0,
+            written: account.written.pages + account.written.shared_pages,
+        },
+        stages: account
+            .stages
+            .iter()
+            .map(|(name, length)| proto::ManifestStage {
+                name: (*name).to_owned(),
+                us: micros(*length),
+            })
+            .collect(),
+        frozen_us: micros(account.frozen()),
+        notes: account
+            .notes
+            .iter()
+            .map(|note| proto::ManifestNote {
+                kind: note.kind.name().to_owned(),
+                tids: note.tids.iter().map(|tid| tid.0).collect(),
+                text: note.to_string(),
+            })
+            .collect(),
+    };
+    let mut writer = folder.writer(Kind::Manifest, 0)?;
+    writer.entry(&entry)?;
+    folder.record(writer.finish()?);
+    Ok(())
+}
+
+/// Writes `stats-dump` into the work dir.
+///
+/// # Errors
+/// Writing.
+pub fn write_stats(work_dir: &Path, account: &Account) -> Result<()> {
+    let path = work_dir.join(Kind::Stats.file_name(0));
+    let us = |length: Duration| u32::try_from(length.as_micros()).unwrap_or(u32::MAX);
+    // Replaced rather than written into: what stands there may be a link to elsewhere.
+    let _ = std::fs::remove_file(&path);
+    let file = std::fs::File::create_new(&path).at("create", path.as_path())?;
+    let mut writer = ImageWriter::start(file, Kind::Stats, path.to_string_lossy().into_owned())?;
+    writer.entry(&proto::StatsEntry {
+        dump: Some(proto::DumpStatsEntry {
+            freezing_time: us(account.stage("freeze")),
+            frozen_time: us(account.frozen()),
+            memdump_time: us(account.stage("write")),
+            memwrite_time: us(account.stage("write")),
+            pages_scanned: account.pages_scanned,
+            pages_skipped_parent: 0,
+            pages_written: account.written.pages,
+            pages_lazy: 0,
+            shpages_scanned: Some(account.written.shared_pages),
+            shpages_skipped_parent: Some(0),
+            shpages_written: Some(account.written.shared_pages),
+            ..Default::default()
+        }),
+        restore: None,
+    })?;
+    writer.finish().map(drop)
+}
+
+fn micros(length: Duration) -> u64 {
+    u64::try_from(length.as_micros()).unwrap_or(u64::MAX)
+}
