@@ -306,6 +306,15 @@ fn ids_outside_the_tree_come_from_the_same_series() {
 }
 
 #[test]
+fn a_hint_that_looks_different_costs_nothing() {
+    let mut tree = tree();
+    let never = |_, _| panic!("asked although the looks differ");
+    let first = tree.identify("eventfd", reference(0), never).unwrap().id();
+    let second = tree.identify_with_hint("pipe", reference(1), Some(first), never);
+    assert!(matches!(second, Ok(Sighting::First(_))));
+}
+
+#[test]
 fn a_known_object_is_recognised_without_a_fingerprint() {
     let mut tree = tree();
     let first = tree.identify("looks", reference(0), |_, _| Ok(Order::Equal));
