@@ -1,4 +1,7 @@
-//! CRIU's image format.
+//! The image format: what stands where, and how it is written.
+//!
+//! The only folder that knows the format's words; everything in front of it speaks the
+//! kernel's.
 
 pub mod catalogue;
 pub mod files;
@@ -6,11 +9,6 @@ pub mod folder;
 pub mod framing;
 pub mod manifest;
 pub mod memory;
+pub mod proto;
 pub mod tasks;
 pub mod write;
-
-/// temp
-#[allow(missing_docs, clippy::all, clippy::pedantic)]
-pub mod proto {
-    include!(concat!(env!("OUT_DIR"), "/dedump.image.rs"));
-}
