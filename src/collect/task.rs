@@ -189,7 +189,7 @@ impl Living {
         answers: &Results,
     ) -> Result<Self> {
         let pid = process.pid;
-        let inside = |call: CallIndex, op: &'static str| answers.value(call).on(op, pid);
+        let inside = |call: CallIndex, op: &'static str| answers.small(call).on(op, pid);
         let interval = |buffer: Buffer| Interval {
             interval: (answers.word(buffer, 0), answers.word(buffer, 1)),
             value: (answers.word(buffer, 2), answers.word(buffer, 3)),
@@ -218,7 +218,7 @@ impl Living {
             timers.push(PosixTimer {
                 line,
                 setting: interval(buffer),
-                overrun: inside(overrun, "timer_getoverrun inside")? as u32,
+                overrun: inside(overrun, "timer_getoverrun inside")?,
             });
         }
         let leader = pid.leader();
@@ -237,22 +237,28 @@ impl Living {
                 .map(|&buffer| (answers.word(buffer, 0), answers.word(buffer, 1)))
                 .collect(),
             signals: ptrace::queued_signals(leader, true).on("ptrace PEEKSIGINFO", leader)?,
-            personality: read_number(process, "personality", 16)? as u32,
-            loginuid: read_number(process, "loginuid", 10).unwrap_or(i64::from(u32::MAX)) as u32,
-            oom_score_adj: read_number(process, "oom_score_adj", 10)? as i32,
-            child_subreaper: answers.word(questions.subreaper, 0) & 0xffff_ffff != 0,
-            dumpable: inside(questions.dumpable, "prctl GET_DUMPABLE inside")? as u32,
-            brk: inside(questions.brk, "brk inside")?.cast_unsigned(),
+            personality: read_number(process, "personality", 16)?,
+            loginuid: read_number(process, "loginuid", 10).unwrap_or(u32::MAX),
+            oom_score_adj: read_number(process, "oom_score_adj", 10)?,
+            child_subreaper: answers.half(questions.subreaper, 0) != 0,
+            dumpable: inside(questions.dumpable, "prctl GET_DUMPABLE inside")?,
+            brk: answers
+                .value(questions.brk)
+                .on("brk inside", pid)?
+                .cast_unsigned(),
             // Kernels before 6.3 cannot tell.
-            membarrier: answers.value(questions.membarrier).unwrap_or(0) as u32,
+            membarrier: answers.small(questions.membarrier).unwrap_or(0),
         })
     }
 }
 
-fn read_number(process: &Process, name: &str, radix: u32) -> Result<i64> {
+fn read_number<T: TryFrom<i64>>(process: &Process, name: &str, radix: u32) -> Result<T> {
     let text = process.proc_dir.read(name)?;
     let text = String::from_utf8_lossy(&text);
-    i64::from_str_radix(text.trim(), radix).map_err(|_| Error::Parse {
+    let number = i64::from_str_radix(text.trim(), radix)
+        .ok()
+        .and_then(|number| T::try_from(number).ok());
+    number.ok_or_else(|| Error::Parse {
         path: process.proc_dir.path_of(name),
         line: 1,
         expected: "a number",

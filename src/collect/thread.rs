@@ -3,8 +3,6 @@
 //! [`Capture::of`] takes what must be read before anything runs inside the thread;
 //! [`questions`] lists what only the thread itself can ask.
 
-use nix::errno::Errno;
-
 use crate::error::{Error, Result, ResultExt};
 use crate::freeze::Stopped;
 use crate::ids::Tid;
@@ -127,13 +125,18 @@ fn leave_critical_section(
     if registers.rip.wrapping_sub(start) >= length {
         return Ok(None);
     }
-    let thread_flags = memory.word(rseq.address + FLAGS_OFFSET)? as u32;
-    let flags = (versions >> 32) as u32 | thread_flags;
+    let thread_flags = low_half(memory.word(rseq.address + FLAGS_OFFSET)?);
+    let flags = low_half(versions >> 32) | thread_flags;
     if flags & NO_RESTART_ON_SIGNAL != 0 {
         return Ok(Some(section));
     }
     registers.rip = abort;
     Ok(None)
+}
+
+fn low_half(word: u64) -> u32 {
+    let [a, b, c, d, ..] = word.to_le_bytes();
+    u32::from_le_bytes([a, b, c, d])
 }
 
 /// The questions only the thread can ask, by their place in its batch.
@@ -220,21 +223,19 @@ impl Thread {
     ) -> Result<Self> {
         let tid = capture.tid;
         let securebits = answers
-            .value(questions.securebits)
+            .small(questions.securebits)
             .on("prctl GET_SECUREBITS inside", tid)?;
         Ok(Self {
             comm,
             status,
-            securebits: u32::try_from(securebits)
-                .map_err(|_| Errno::ERANGE)
-                .on("prctl GET_SECUREBITS inside", tid)?,
+            securebits,
             altstack: AltStack {
                 sp: answers.word(questions.altstack, 0),
-                flags: answers.word(questions.altstack, 1) as u32,
+                flags: answers.half(questions.altstack, 2),
                 size_bytes: answers.word(questions.altstack, 2),
             },
             clear_tid_address: answers.word(questions.tid_address, 0),
-            parent_death_signal: answers.word(questions.parent_death_signal, 0) as u32,
+            parent_death_signal: answers.half(questions.parent_death_signal, 0),
             scheduling: sched::scheduling(tid).on("sched_getattr", tid)?,
             capture,
         })

@@ -120,7 +120,7 @@ fn file_entry(file: OpenFile) -> proto::FileEntry {
         FileKind::Pipe { pipe } => {
             entry.pipe = Some(proto::PipeEntry {
                 id,
-                pipe_id: inode32(pipe),
+                pipe_id: low_half(pipe),
                 flags,
                 fown,
             });
@@ -128,7 +128,7 @@ fn file_entry(file: OpenFile) -> proto::FileEntry {
         FileKind::Fifo { pipe, path } => {
             entry.fifo = Some(proto::FifoEntry {
                 id,
-                pipe_id: inode32(pipe),
+                pipe_id: low_half(pipe),
                 regf_id: Some(path.number()),
             });
         }
@@ -183,9 +183,10 @@ fn file_entry(file: OpenFile) -> proto::FileEntry {
     entry
 }
 
-/// The images keep inode numbers of pipes in 32 bits, which is what the kernel gives them.
-fn inode32(inode: u64) -> u32 {
-    (inode & u64::from(u32::MAX)) as u32
+/// The images keep inodes of pipes and device numbers in 32 bits, as the kernel gives them out.
+fn low_half(inode: u64) -> u32 {
+    let [a, b, c, d, ..] = inode.to_le_bytes();
+    u32::from_le_bytes([a, b, c, d])
 }
 
 fn fown(owner: Owner) -> proto::FownEntry {
@@ -216,7 +217,7 @@ fn epoll_target(target: &EpollTarget) -> proto::EventpollTfdEntry {
 /// Writing.
 pub fn write_pipe_content(writer: &mut ImageWriter, content: &PipeContent) -> Result<()> {
     writer.entry(&proto::PipeDataEntry {
-        pipe_id: inode32(content.pipe),
+        pipe_id: low_half(content.pipe),
         bytes: u32::try_from(content.bytes.len()).unwrap_or(u32::MAX),
         size: Some(content.room_bytes),
     })?;
@@ -237,7 +238,7 @@ pub fn write_ghost(writer: &mut ImageWriter, ghost: &Ghost) -> Result<()> {
         uid: stat.st_uid,
         gid: stat.st_gid,
         mode: stat.st_mode,
-        dev: Some((stat.st_dev & u64::from(u32::MAX)) as u32),
+        dev: Some(low_half(stat.st_dev)),
         ino: Some(stat.st_ino),
         rdev: None,
         atim: Some(time(stat.st_atime, stat.st_atime_nsec)),
@@ -283,7 +284,7 @@ pub fn memfd_entry(segment: &Segment) -> proto::MemfdInodeEntry {
         uid: stat.st_uid,
         gid: stat.st_gid,
         size: stat.st_size.cast_unsigned(),
-        shmid: inode32(stat.st_ino),
+        shmid: low_half(stat.st_ino),
         seals: segment.seals,
         inode_id: u64::from(segment.number),
         hugetlb_flag: None,

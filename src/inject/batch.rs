@@ -155,10 +155,26 @@ impl Results {
         }
     }
 
+    /// [`Results::value`] of a call that returns a small number.
+    ///
+    /// # Errors
+    /// The errno it failed with; `ERANGE` for a number of more than 32 bits.
+    pub fn small(&self, call: CallIndex) -> Result<u32, Errno> {
+        u32::try_from(self.value(call)?).map_err(|_| Errno::ERANGE)
+    }
+
     /// What stands in a buffer after all calls.
     #[must_use]
     pub fn bytes(&self, buffer: Buffer) -> &[u8] {
         &self.buffers[buffer.offset..buffer.offset + buffer.len]
+    }
+
+    /// A little-endian word of a buffer, `index` counting words of 4 bytes.
+    #[must_use]
+    pub fn half(&self, buffer: Buffer, index: usize) -> u32 {
+        let mut word = [0; 4];
+        word.copy_from_slice(&self.bytes(buffer)[index * 4..index * 4 + 4]);
+        u32::from_le_bytes(word)
     }
 
     /// A little-endian word of a buffer, `index` counting words of 8 bytes.

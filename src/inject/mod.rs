@@ -214,7 +214,9 @@ impl Visit<'_> {
             ],
         )?;
         if returned != self.region.start {
-            let errno = nix::errno::Errno::from_raw(returned.wrapping_neg() as i32);
+            let errno = nix::errno::Errno::from_raw(
+                i32::try_from(returned.wrapping_neg()).unwrap_or(libc::EINVAL),
+            );
             return Err(errno).on("mmap inside", host.thread.tid());
         }
         self.mapped = true;
@@ -357,7 +359,7 @@ impl Visit<'_> {
                 _ => return Err(self.escaped(tid)),
             }
             looks += 1;
-            if looks % LOOKS_BETWEEN_WAITS == 0 {
+            if looks.is_multiple_of(LOOKS_BETWEEN_WAITS) {
                 match ptrace::wait(tid).on("wait4", tid)? {
                     Some(Seen::Gone(_)) => return Err(self.gone(index)),
                     Some(_) => ptrace::cont(tid, 0).on("ptrace CONT", tid)?,

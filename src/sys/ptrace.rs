@@ -206,7 +206,7 @@ pub const SIGINFO_BYTES: usize = 128;
 /// # Errors
 /// `ESRCH` not stopped, or gone.
 pub fn queued_signals(tid: Tid, shared: bool) -> Result<Vec<[u8; SIGINFO_BYTES]>, Errno> {
-    const BATCH: usize = 32;
+    const BATCH: i32 = 32;
     #[repr(C)]
     struct PeekArgs {
         offset: u64,
@@ -215,17 +215,17 @@ pub fn queued_signals(tid: Tid, shared: bool) -> Result<Vec<[u8; SIGINFO_BYTES]>
     }
     let mut all = Vec::new();
     loop {
-        let mut batch = [[0_u8; SIGINFO_BYTES]; BATCH];
+        let mut batch = [[0_u8; SIGINFO_BYTES]; BATCH as usize];
         let mut arguments = PeekArgs {
             offset: all.len() as u64,
             flags: u32::from(shared),
-            count: BATCH as i32,
+            count: BATCH,
         };
         let address = ptr::from_mut(&mut arguments) as usize;
         let filled = request(PTRACE_PEEKSIGINFO, tid, address, batch.as_mut_ptr().cast())?;
-        let filled = usize::try_from(filled).unwrap_or(0).min(BATCH);
+        let filled = usize::try_from(filled).unwrap_or(0).min(batch.len());
         all.extend_from_slice(&batch[..filled]);
-        if filled < BATCH {
+        if filled < batch.len() {
             return Ok(all);
         }
     }
