@@ -18,7 +18,7 @@
 //!
 //! **Self-healing.** From the moment a thread's registers point into our code until they are
 //! put back, the thread needs no dumper: whatever it executes ends in putting back its own
-//! signal mask and registers and going on where it was (see [`code`]). Nothing here traps, so
+//! signal mask and registers and going on where it was. Nothing here traps, so
 //! no signal state is touched; the restart state of an interrupted call stays in the kernel,
 //! because none of the injected calls uses it and `rt_sigreturn` is not involved. A dumper
 //! killed in between leaves at most a small private mapping and a few bytes in the vdso's
