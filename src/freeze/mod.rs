@@ -142,8 +142,16 @@ pub fn freeze(root: Pid, deadline: Instant) -> Result<FrozenTree> {
         processes: Vec::new(),
     };
     freezer.add_level(vec![(root, None)])?;
-    if freezer.processes.is_empty() {
-        return Err(Error::Vanished { tid: root.leader() });
+    match freezer.processes.first() {
+        None => return Err(Error::Vanished { tid: root.leader() }),
+        Some(process) if process.is_zombie() => {
+            return Err(Error::unsupported(
+                root,
+                "a process that has ended already",
+                "it only waits for its parent to notice",
+            ));
+        }
+        Some(_) => {}
     }
     let mut level = 0..freezer.processes.len();
     loop {

@@ -53,15 +53,23 @@ pub fn restart_of(registers: &Registers) -> Restart {
 /// The registers with which the thread would be back in user mode, before its call is restarted.
 #[must_use]
 pub fn restarted(registers: &Registers) -> Registers {
-    let mut after = *registers;
     match restart_of(registers) {
-        Restart::None => return after,
-        Restart::SameCall => after.rax = registers.orig_rax,
-        Restart::RestartBlock => after.rax = libc::SYS_restart_syscall.unsigned_abs(),
+        Restart::None => *registers,
+        Restart::SameCall => before_call(registers, registers.orig_rax),
+        Restart::RestartBlock => before_call(registers, libc::SYS_restart_syscall.unsigned_abs()),
     }
-    after.rip -= SYSCALL_INSTRUCTION_BYTES;
-    after.orig_rax = u64::MAX;
-    after
+}
+
+/// The registers in front of the system call instruction that was just left, about to make
+/// call `number`.
+#[must_use]
+pub fn before_call(registers: &Registers, number: u64) -> Registers {
+    Registers {
+        rax: number,
+        rip: registers.rip - SYSCALL_INSTRUCTION_BYTES,
+        orig_rax: u64::MAX,
+        ..*registers
+    }
 }
 
 /// Machine code that loads all general registers but `rsp`, which the stub never changes,

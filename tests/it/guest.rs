@@ -1,0 +1,207 @@
+//! Programs to be dumped, and the dumper itself.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+/// How long anything may take before a test gives up.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A program in a session of its own, writing to a file, killed with its whole tree on drop.
+pub(crate) struct Guest {
+    pub(crate) dir: TempDir,
+    pid: i32,
+    child: Option<Child>,
+}
+
+impl Guest {
+    /// Starts a program and waits until its output shows `ready`.
+    pub(crate) fn start(command: &mut Command, ready: &str) -> Self {
+        // What outlives its parent, and what criu restores, becomes ours to reap.
+        nix::sys::prctl::set_child_subreaper(true).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let output = File::create(dir.path().join("output")).unwrap();
+        let child = in_own_session(command)
+            .current_dir(dir.path())
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let pid = i32::try_from(child.id()).unwrap();
+        let guest = Self {
+            dir,
+            pid,
+            child: Some(child),
+        };
+        guest.wait_for(ready);
+        guest
+    }
+
+    /// One of the programs of `tests/guests`.
+    pub(crate) fn of_ours(name: &str) -> Self {
+        let program = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("target/guests")
+            .join(name);
+        Self::start(&mut Command::new(program), "ready")
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    pub(crate) fn output(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("output")).unwrap()
+    }
+
+    /// Waits until the output shows `text`; a complaint of the program ends the test.
+    pub(crate) fn wait_for(&self, text: &str) {
+        self.wait_until(&format!("{text:?} in its output"), || {
+            self.output().contains(text)
+        });
+    }
+
+    /// Waits until the output has grown by some lines.
+    pub(crate) fn goes_on(&self) {
+        let before = self.output().lines().count();
+        self.wait_until("more output", || {
+            self.output().lines().count() >= before + 3
+        });
+    }
+
+    fn wait_until(&self, what: &str, done: impl Fn() -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !done() {
+            let output = self.output();
+            assert!(!output.contains("BAD"), "{}: {output}", self.pid);
+            assert!(Instant::now() < end, "{}: no {what}: {output}", self.pid);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(
+            !self.output().contains("BAD"),
+            "{}: {}",
+            self.pid,
+            self.output()
+        );
+    }
+
+    /// The pids of the whole tree, root first.
+    pub(crate) fn tree(&self) -> Vec<i32> {
+        let mut tree = vec![self.pid];
+        let mut index = 0;
+        while let Some(pid) = tree.get(index).copied() {
+            tree.extend(children(pid));
+            index += 1;
+        }
+        tree
+    }
+
+    /// Reaps a tree that a dump has killed, so that its pids are free.
+    pub(crate) fn reap(&mut self, tree: &[i32]) {
+        if let Some(mut child) = self.child.take() {
+            child.wait().unwrap();
+        }
+        for pid in tree {
+            let end = Instant::now() + PATIENCE;
+            while kill(Pid::from_raw(*pid), None) != Err(Errno::ESRCH) {
+                let _ = waitpid(
+                    Pid::from_raw(*pid),
+                    Some(nix::sys::wait::WaitPidFlag::WNOHANG),
+                );
+                assert!(Instant::now() < end, "{pid} is still there");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+
+    pub(crate) fn is_alive(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        !stat.is_empty() && !stat.contains(") Z ")
+    }
+}
+
+/// The command in a session of its own: a spawned child leads no group yet, so that
+/// setsid(1) needs no fork and keeps the pid.
+fn in_own_session(command: &Command) -> Command {
+    let mut wrapped = Command::new("setsid");
+    wrapped.arg(command.get_program()).args(command.get_args());
+    for (key, value) in command.get_envs() {
+        if let Some(value) = value {
+            wrapped.env(key, value);
+        }
+    }
+    wrapped
+}
+
+fn children(pid: i32) -> BTreeSet<i32> {
+    let mut found = BTreeSet::new();
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return found;
+    };
+    for task in tasks.flatten() {
+        let text = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        found.extend(
+            text.split_whitespace()
+                .map(|word| word.parse::<i32>().unwrap()),
+        );
+    }
+    found
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let tree = self.tree();
+        for pid in &tree {
+            let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+        }
+        if let Some(mut child) = self.child.take() {
+            let _ = child.wait();
+        }
+        for pid in tree {
+            let _ = waitpid(Pid::from_raw(pid), None);
+        }
+    }
+}
+
+/// Runs a command to its end; what it said is part of any later complaint.
+pub(crate) fn run(command: &mut Command) -> Output {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    eprintln!(
+        "$ {command:?}: {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+/// `dedump dump` of a tree into a folder, with further arguments.
+pub(crate) fn dedump(pid: i32, images: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dedump"));
+    command
+        .arg("dump")
+        .arg("-t")
+        .arg(pid.to_string())
+        .arg("-D")
+        .arg(images)
+        .args(arguments);
+    command
+}
+
+/// A folder for images that is removed at the end of the test.
+pub(crate) fn images() -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let images = dir.path().join("images");
+    (dir, images)
+}

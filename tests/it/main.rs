@@ -1,0 +1,12 @@
+//! Real programs, the real kernel, real CRIU as the restorer.
+//!
+//! `tests/run` installs what is needed and starts this; see there.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod guest;
+mod oracle;
+mod outside;
+mod refusals;
+mod restores;
+mod running;

@@ -1,0 +1,76 @@
+//! Programs that are dumped, killed, and brought back by CRIU.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::guest::{Guest, dedump, images, run};
+use crate::oracle::{Release, decode, restore};
+
+/// Dumps and kills a tree, restores it, and checks that it goes on under the same pids.
+fn round_trip(guest: &mut Guest, release: Release) {
+    let (_dir, images) = images();
+    let tree = guest.tree();
+    dump(guest, &images, &tree);
+    restore(release, &images);
+    assert_eq!(guest.tree(), tree);
+    guest.goes_on();
+}
+
+fn dump(guest: &mut Guest, images: &Path, tree: &[i32]) {
+    let output = run(&mut dedump(guest.pid(), images, &[]));
+    assert!(output.status.success());
+    guest.reap(tree);
+    decode(images);
+}
+
+fn on_both_releases(start: impl Fn() -> Guest) {
+    for release in [Release::Criu42, Release::Criu41] {
+        round_trip(&mut start(), release);
+    }
+}
+
+#[test]
+fn a_shell_pipeline_that_counts() {
+    on_both_releases(|| {
+        let script = "seq 1 100000000 | while read n; do echo $n; sleep 0.001; done | \
+            (last=0; while read n; do [ $n = $((last+1)) ] || echo BAD $last $n; last=$n; \
+            [ $((n % 20)) != 0 ] || echo at $n; done)";
+        Guest::start(Command::new("bash").args(["-c", script]), "at 40")
+    });
+}
+
+#[test]
+fn a_python_pool_with_a_large_heap() {
+    let script = "
+import multiprocessing, os
+heap = bytearray(os.urandom(1 << 20)) * 64
+digest = hash(bytes(heap))
+def work(n):
+    return n * n
+def main():
+    context = multiprocessing.get_context('fork')
+    n = 0
+    queue = context.Queue()
+    with context.Pool(4) as pool:
+        while True:
+            if pool.map(work, range(n, n + 40)) != [i * i for i in range(n, n + 40)]:
+                print('BAD result', n, flush=True)
+            queue.put(n)
+            if queue.get() != n or hash(bytes(heap)) != digest:
+                print('BAD queue or heap', n, flush=True)
+            n += 40
+            print('at', n, flush=True)
+main()
+";
+    on_both_releases(|| {
+        Guest::start(
+            Command::new("/usr/bin/python3").args(["-c", script]),
+            "at 80\n",
+        )
+    });
+}
+
+#[test]
+fn fifty_threads_with_their_registers() {
+    on_both_releases(|| Guest::of_ours("threads"));
+}
