@@ -1,14 +1,12 @@
 //! Programs to be dumped, and the dumper itself.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::waitpid;
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
@@ -93,32 +91,22 @@ impl Guest {
         );
     }
 
-    /// The pids of the whole tree, root first.
-    pub(crate) fn tree(&self) -> Vec<i32> {
-        let mut tree = vec![self.pid];
-        let mut index = 0;
-        while let Some(pid) = tree.get(index).copied() {
-            tree.extend(children(pid));
-            index += 1;
-        }
-        tree
-    }
-
-    /// Reaps a tree that a dump has killed, so that its pids are free.
-    pub(crate) fn reap(&mut self, tree: &[i32]) {
+    /// Reaps a tree that a dump has killed, so that its pids, and its session, are free.
+    pub(crate) fn reap(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.wait().unwrap();
         }
-        for pid in tree {
-            let end = Instant::now() + PATIENCE;
-            while kill(Pid::from_raw(*pid), None) != Err(Errno::ESRCH) {
-                let _ = waitpid(
-                    Pid::from_raw(*pid),
-                    Some(nix::sys::wait::WaitPidFlag::WNOHANG),
-                );
-                assert!(Instant::now() < end, "{pid} is still there");
-                std::thread::sleep(Duration::from_millis(1));
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let left = session(self.pid);
+            if left.is_empty() {
+                return;
             }
+            for pid in &left {
+                let _ = waitpid(Pid::from_raw(*pid), Some(WaitPidFlag::WNOHANG));
+            }
+            assert!(Instant::now() < end, "{left:?} are still there");
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 
@@ -141,32 +129,28 @@ fn in_own_session(command: &Command) -> Command {
     wrapped
 }
 
-fn children(pid: i32) -> BTreeSet<i32> {
-    let mut found = BTreeSet::new();
-    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
-        return found;
-    };
-    for task in tasks.flatten() {
-        let text = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
-        found.extend(
-            text.split_whitespace()
-                .map(|word| word.parse::<i32>().unwrap()),
-        );
-    }
-    found
+/// The pids of a session, zombies included: as long as one is there its number is taken.
+fn session(sid: i32) -> Vec<i32> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid: &i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let columns = stat.rsplit(") ").next().unwrap_or_default();
+        columns
+            .split(' ')
+            .nth(3)
+            .is_some_and(|column| column == sid.to_string())
+    })
+    .collect()
 }
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        let tree = self.tree();
-        for pid in &tree {
-            let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+        for pid in session(self.pid) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
-        if let Some(mut child) = self.child.take() {
-            let _ = child.wait();
-        }
-        for pid in tree {
-            let _ = waitpid(Pid::from_raw(pid), None);
+        if !std::thread::panicking() {
+            self.reap();
         }
     }
 }

@@ -150,7 +150,7 @@ fn without_permission() {
 #[test]
 fn usage() {
     for (arguments, word) in [
-        (vec!["dump"], "--tree"),
+        (vec!["dump"], "-t PID"),
         (vec!["dump", "-t", "x"], "x"),
         (vec!["dump", "-t", "1", "--page-server"], "page-server"),
         (vec!["restore"], "restore"),
