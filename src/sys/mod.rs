@@ -7,9 +7,11 @@
 pub mod auxv;
 pub mod fcntl;
 pub mod kcmp;
+pub mod netlink;
 pub mod pagemap;
 pub mod pidfd;
 pub mod ptrace;
 pub mod sched;
+pub mod socket;
 pub mod stub;
 pub mod xstate;
