@@ -128,6 +128,7 @@ pub fn collect(tree: &FrozenTree, deadline: Instant) -> Result<Collection> {
             None => {}
         }
     }
+    collector.gather(|this| this.collection.files.sockets.check_peers())?;
     if collector.blockers.is_empty() {
         Ok(collector.collection)
     } else {

@@ -8,10 +8,12 @@ use std::os::unix::fs::FileExt;
 use super::framing::ImageWriter;
 use super::memory::{PRESENT, PagesWriter, pagemap_entry};
 use super::proto;
+use super::sockets::{inet_entry, unix_entry};
 use crate::collect::files::{
     DescriptorTable, EpollTarget, FileKind, Ghost, OpenFile, PipeContent, Segment,
 };
 use crate::collect::memory::PAGE_BYTES;
+use crate::collect::sockets::Socket;
 use crate::error::{IoResultExt, Result};
 use crate::ids::ObjectId;
 use crate::sys::fcntl::Owner;
@@ -23,6 +25,8 @@ enum FileType {
     Reg = 1,
     Pipe = 2,
     Fifo = 3,
+    Inetsk = 4,
+    Unixsk = 5,
     Eventfd = 6,
     Eventpoll = 7,
     Signalfd = 9,
@@ -41,6 +45,10 @@ impl FileType {
             FileKind::Signalfd { .. } => Self::Signalfd,
             FileKind::Timerfd(_) => Self::Timerfd,
             FileKind::Memfd { .. } => Self::Memfd,
+            FileKind::Socket(socket) => match **socket {
+                Socket::Unix(_) => Self::Unixsk,
+                Socket::Inet(_) => Self::Inetsk,
+            },
         }
     }
 }
@@ -170,6 +178,10 @@ fn file_entry(file: OpenFile) -> proto::FileEntry {
                 insec: timer.interval.1,
             });
         }
+        FileKind::Socket(socket) => match *socket {
+            Socket::Unix(socket) => entry.usk = Some(unix_entry(id, flags, fown, &socket)),
+            Socket::Inet(socket) => entry.isk = Some(inet_entry(id, flags, fown, &socket)),
+        },
         FileKind::Memfd { segment } => {
             entry.memfd = Some(proto::MemfdFileEntry {
                 id,

@@ -10,5 +10,6 @@ pub mod framing;
 pub mod manifest;
 pub mod memory;
 pub mod proto;
+pub mod sockets;
 pub mod tasks;
 pub mod write;

@@ -10,6 +10,7 @@ use super::files::{
 };
 use super::folder::ImageFolder;
 use super::memory::{PagesWriter, mm_entry, write_pagemap};
+use super::sockets::write_queue;
 use super::{proto, tasks};
 use crate::collect::files::{DescriptorTable, Files};
 use crate::collect::memory::AddressSpace;
@@ -255,6 +256,13 @@ impl Writer<'_> {
             let mut writer = folder.writer(kind, 0)?;
             for content in contents {
                 write_pipe_content(&mut writer, content)?;
+            }
+            folder.record(writer.finish()?);
+        }
+        if !files.sockets.queues.is_empty() {
+            let mut writer = folder.writer(Kind::SkQueues, 0)?;
+            for queue in &files.sockets.queues {
+                write_queue(&mut writer, queue)?;
             }
             folder.record(writer.finish()?);
         }

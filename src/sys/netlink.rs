@@ -5,7 +5,9 @@
 use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
+};
 
 /// A unix socket, as `unix_diag` describes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,14 +84,24 @@ pub fn inet_sockets(family: u8, protocol: u8) -> Result<Vec<InetDiag>, Errno> {
 
 /// Sends one dump request and hands every answer's payload over.
 fn dump(request: &[u8], mut take: impl FnMut(&[u8])) -> Result<(), Errno> {
-    let netlink = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)?;
+    let netlink = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::NetlinkSockDiag,
+    )?;
     let len = u32::try_from(HEADER_BYTES + request.len()).map_err(|_| Errno::EMSGSIZE)?;
     let mut message = len.to_ne_bytes().to_vec();
     message.extend_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
     message.extend_from_slice(&NLM_F_REQUEST_DUMP.to_ne_bytes());
     message.extend_from_slice(&[0; 8]);
     message.extend_from_slice(request);
-    sendto(netlink.as_raw_fd(), &message, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
+    sendto(
+        netlink.as_raw_fd(),
+        &message,
+        &NetlinkAddr::new(0, 0),
+        MsgFlags::empty(),
+    )?;
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let received = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
@@ -146,7 +158,11 @@ fn parse_unix(message: &[u8]) -> Option<UnixDiag> {
             0 => diag.name = payload.to_vec(),
             1 => diag.file = Some((word(payload, 0)?, word(payload, 4)?)),
             2 => diag.peer = word(payload, 0)?,
-            3 => diag.pending = (0..payload.len() / 4).filter_map(|index| word(payload, index * 4)).collect(),
+            3 => {
+                diag.pending = (0..payload.len() / 4)
+                    .filter_map(|index| word(payload, index * 4))
+                    .collect()
+            }
             4 => (diag.receive_queue, diag.send_queue) = (word(payload, 0)?, word(payload, 4)?),
             6 => diag.shutdown = *payload.first()?,
             _ => {}
@@ -163,7 +179,9 @@ fn parse_inet(message: &[u8]) -> Option<InetDiag> {
     Some(InetDiag {
         state: *message.get(1)?,
         inode: word(message, INODE_OFFSET)?,
-        shutdown: shutdown.and_then(|(_, payload)| payload.first().copied()).unwrap_or(0),
+        shutdown: shutdown
+            .and_then(|(_, payload)| payload.first().copied())
+            .unwrap_or(0),
     })
 }
 
@@ -177,7 +195,10 @@ mod tests {
     fn inode(socket: &impl AsRawFd) -> u32 {
         let link = std::fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap();
         let text = link.to_str().unwrap();
-        text.trim_start_matches("socket:[").trim_end_matches(']').parse().unwrap()
+        text.trim_start_matches("socket:[")
+            .trim_end_matches(']')
+            .parse()
+            .unwrap()
     }
 
     #[test]
@@ -195,7 +216,10 @@ mod tests {
         let listener = UnixListener::bind(&path).unwrap();
         let client = UnixStream::connect(&path).unwrap();
         let all = unix_sockets().unwrap();
-        let found = all.iter().find(|diag| diag.inode == inode(&listener)).unwrap();
+        let found = all
+            .iter()
+            .find(|diag| diag.inode == inode(&listener))
+            .unwrap();
         assert_eq!((found.state, &found.pending), (10, &vec![inode(&client)]));
         assert_eq!(found.name.last(), Some(&0), "a path ends with a zero byte");
     }
@@ -204,12 +228,20 @@ mod tests {
     fn a_listening_port_is_found() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let all = inet_sockets(2, 6).unwrap();
-        assert_eq!(all.iter().find(|diag| diag.inode == inode(&listener)).unwrap().state, 10);
+        assert_eq!(
+            all.iter()
+                .find(|diag| diag.inode == inode(&listener))
+                .unwrap()
+                .state,
+            10
+        );
     }
 
     #[test]
     fn cut_messages_are_no_sockets() {
-        let whole = [1_u8, 1, 1, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 2, 0, 7, 0, 0, 0];
+        let whole = [
+            1_u8, 1, 1, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 2, 0, 7, 0, 0, 0,
+        ];
         assert_eq!(parse_unix(&whole).unwrap().peer, 7);
         for cut in 0..whole.len() {
             assert_ne!(parse_unix(&whole[..cut]).map(|diag| diag.peer), Some(7));

@@ -10,11 +10,23 @@ use nix::errno::Errno;
 ///
 /// # Errors
 /// `ENOPROTOOPT` the socket has no such option.
-pub fn option<const N: usize>(socket: BorrowedFd<'_>, level: i32, name: i32) -> Result<([u8; N], usize), Errno> {
+pub fn option<const N: usize>(
+    socket: BorrowedFd<'_>,
+    level: i32,
+    name: i32,
+) -> Result<([u8; N], usize), Errno> {
     let mut bytes = [0_u8; N];
     let mut len = libc::socklen_t::try_from(N).map_err(|_| Errno::EINVAL)?;
     // SAFETY: the kernel writes at most `len` bytes into a live buffer of that size.
-    let answer = unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, bytes.as_mut_ptr().cast(), &raw mut len) };
+    let answer = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            bytes.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
     Errno::result(answer)?;
     Ok((bytes, (len as usize).min(N)))
 }
@@ -37,7 +49,13 @@ pub fn filter(socket: BorrowedFd<'_>) -> Result<Vec<u64>, Errno> {
     let mut count: libc::socklen_t = 0;
     // SAFETY: with a length of 0 the kernel writes nothing but the length.
     let answer = unsafe {
-        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_GET_FILTER, ptr::null_mut(), &raw mut count)
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_GET_FILTER,
+            ptr::null_mut(),
+            &raw mut count,
+        )
     };
     Errno::result(answer)?;
     let mut instructions = vec![0_u64; count as usize];
@@ -45,7 +63,13 @@ pub fn filter(socket: BorrowedFd<'_>) -> Result<Vec<u64>, Errno> {
         // SAFETY: here the length counts instructions of 8 bytes, for which there is room.
         let answer = unsafe {
             let buffer = instructions.as_mut_ptr().cast();
-            libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_GET_FILTER, buffer, &raw mut count)
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                SO_GET_FILTER,
+                buffer,
+                &raw mut count,
+            )
         };
         Errno::result(answer)?;
     }
@@ -130,7 +154,13 @@ pub fn set_peek_offset(socket: BorrowedFd<'_>, offset: i32) -> Result<(), Errno>
     let len = libc::socklen_t::try_from(size_of::<i32>()).map_err(|_| Errno::EINVAL)?;
     // SAFETY: the kernel reads one live int.
     let answer = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEEK_OFF, ptr::from_ref(&offset).cast(), len)
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEEK_OFF,
+            ptr::from_ref(&offset).cast(),
+            len,
+        )
     };
     Errno::result(answer).map(drop)
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::collect::sockets::Socket;
 use crate::error::{Error, Result, Target};
 use crate::ids::{Fd, ObjectId};
 use crate::proc::fdinfo::{EpollLine, Extras, TimerfdLines};
@@ -40,6 +41,8 @@ pub enum FileKind {
     },
     /// A source of timer ticks.
     Timerfd(TimerfdLines),
+    /// A socket.
+    Socket(Box<Socket>),
     /// Nameless shared memory.
     Memfd {
         /// The number of its segment.

@@ -24,6 +24,7 @@ pub use pipe::PipeContent;
 pub use shmem::{Extent, Segment};
 
 use crate::collect::memory::MappedFile;
+use crate::collect::sockets::Sockets;
 use crate::error::{Error, Result, ResultExt, Target};
 use crate::ids::{Fd, ObjectId, Pid, Tid};
 use crate::kcmp::{Claim, FileFingerprint, FileLooks, FileTree, Sighting};
@@ -103,6 +104,8 @@ pub struct Files {
     pub pipes: Vec<PipeContent>,
     /// Nameless shared memory.
     pub segments: Vec<Segment>,
+    /// What is known of sockets.
+    pub sockets: Sockets,
     shmem_device: u64,
     /// Files held without a descriptor, by device and inode.
     held: HashMap<(u64, u64), ObjectId>,
@@ -131,6 +134,7 @@ impl Files {
             ghosts: Vec::new(),
             pipes: Vec::new(),
             segments: Vec::new(),
+            sockets: Sockets::default(),
             shmem_device: fcntl::shmem_device().on("memfd_create", Target::Here)?,
             held: HashMap::new(),
             mapped: HashMap::new(),
@@ -281,6 +285,10 @@ impl Files {
                     "start the program without it, e.g. with its terminal replaced by a file or /dev/null",
                 )),
             },
+            libc::S_IFSOCK => {
+                let socket = self.sockets.examine(&sight.target, sight.stat.st_ino, file, duplicate.as_fd())?;
+                Ok(FileKind::Socket(Box::new(socket)))
+            }
             libc::S_IFIFO if text.starts_with(b"pipe:[") => self.pipe(sight, duplicate, false),
             libc::S_IFIFO => {
                 let kind = self.pipe(sight, duplicate, true)?;
