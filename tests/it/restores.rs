@@ -74,3 +74,48 @@ main()
 fn fifty_threads_with_their_registers() {
     on_both_releases(|| Guest::of_ours("threads"));
 }
+
+#[test]
+fn redis_with_two_hundred_thousand_keys() {
+    for (release, port) in [(Release::Criu42, "17391"), (Release::Criu41, "17392")] {
+        let cli = |arguments: &[&str]| {
+            let output = run(Command::new("redis-cli").args(["-p", port]).args(arguments));
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let server = [
+            "--port",
+            port,
+            "--save",
+            "",
+            "--enable-debug-command",
+            "yes",
+        ];
+        let mut guest = Guest::start(Command::new("redis-server").args(server), "Ready to accept");
+        cli(&["debug", "populate", "200000", "key", "64"]);
+        let digest = cli(&["debug", "digest"]);
+        let (_dir, images) = images();
+        dump(&mut guest, &images);
+        restore(release, &images);
+        assert_eq!(cli(&["dbsize"]).trim(), "200000");
+        assert_eq!(cli(&["debug", "digest"]), digest);
+        assert_eq!(cli(&["set", "after", "restore"]).trim(), "OK");
+        assert_eq!(cli(&["get", "after"]).trim(), "restore");
+    }
+}
+
+#[test]
+fn every_kind_of_file_and_socket() {
+    // Written in Python: each line is one kind, and each checks itself when told to go.
+    let script = include_str!("../guests/files.py");
+    for release in [Release::Criu42, Release::Criu41] {
+        let mut guest = Guest::start(
+            Command::new("/usr/bin/python3").args(["-c", script]),
+            "ready\n",
+        );
+        let (_dir, images) = images();
+        dump(&mut guest, &images);
+        restore(release, &images);
+        std::fs::write(guest.dir.path().join("go"), "").unwrap();
+        guest.wait_for("done\n");
+    }
+}

@@ -1,0 +1,163 @@
+# Opens one of every kind of file, says "ready", and checks them all when a file "go" appears.
+import ctypes, mmap, os, select, signal, socket, struct, sys, time
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def check(what, found, expected):
+    print("ok" if found == expected else "BAD", what, found, expected, flush=True)
+
+
+def here(name):
+    return os.path.abspath(name)
+
+
+# Files with a path: position, append, folder, device, deleted, write-only.
+plain = open(here("plain"), "w+b", 0)
+plain.write(b"0123456789")
+plain.seek(4)
+appended = os.open(here("appended"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+os.write(appended, b"first ")
+folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
+null = os.open("/dev/null", os.O_RDWR)
+deleted = open(here("deleted"), "w+b", 0)
+deleted.write(b"ghost")
+deleted.seek(100000)
+deleted.write(b"behind a hole")
+os.unlink("deleted")
+mapped = mmap.mmap(deleted.fileno(), 8192)
+path_only = os.open("/etc/hostname", os.O_PATH)
+duplicate = os.dup(plain.fileno())
+os.set_inheritable(duplicate, True)
+
+# Pipes and FIFOs, with and without data.
+reader, writer = os.pipe()
+os.write(writer, b"in the pipe")
+os.mkfifo(here("fifo"))
+fifo = os.open(here("fifo"), os.O_RDWR)
+os.write(fifo, b"in the fifo")
+
+# Files without a path.
+events = libc.eventfd(7, os.O_NONBLOCK)
+epoll = select.epoll()
+epoll.register(reader, select.EPOLLIN)
+moved = os.dup(reader)
+epoll.register(moved, select.EPOLLIN | select.EPOLLET)
+timer = libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK)
+libc.timerfd_settime(timer, 0, struct.pack("llll", 0, 0, 3600, 0), None)
+mask = (1 << (signal.SIGUSR2 - 1)).to_bytes(8, "little")
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+signals = libc.signalfd(-1, mask, os.O_NONBLOCK)
+os.kill(os.getpid(), signal.SIGUSR2)
+memory = os.memfd_create("dedump")
+os.write(memory, b"in memory")
+shared = mmap.mmap(-1, 1 << 20)
+shared[4096:4102] = b"shared"
+
+# A child that shares descriptors, memory and position.
+child = os.fork()
+if child == 0:
+    while not os.path.exists("go"):
+        time.sleep(0.01)
+    shared[8192:8197] = b"child"
+    os.lseek(plain.fileno(), 2, os.SEEK_CUR)
+    os._exit(7)
+zombie = os.fork()
+if zombie == 0:
+    os._exit(3)
+
+# Sockets.
+tcp = socket.socket()
+tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+tcp.bind(("127.0.0.1", 0))
+tcp.listen(16)
+tcp6 = socket.socket(socket.AF_INET6)
+tcp6.bind(("::1", 0))
+tcp6.listen(5)
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+udp.bind(("127.0.0.1", 0))
+udp_client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+udp_client.connect(udp.getsockname())
+unused = socket.socket()
+a, b = socket.socketpair()
+a.send(b"hello ")
+a.send(b"stream")
+d1, d2 = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+d1.send(b"one")
+d1.send(b"two2")
+s1, s2 = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+s1.send(b"p1")
+s1.send(b"p22")
+named = socket.socket(socket.AF_UNIX)
+named.bind(here("named"))
+named.listen(7)
+relative = socket.socket(socket.AF_UNIX)
+relative.bind("relative")
+relative.listen(7)
+abstract = socket.socket(socket.AF_UNIX)
+abstract.bind("\0dedump%d" % os.getpid())
+abstract.listen(7)
+waiting = socket.socket(socket.AF_UNIX)
+waiting.connect(here("named"))
+
+# Timers, limits, credentials of the process.
+signal.setitimer(signal.ITIMER_REAL, 3000, 5)
+signal.signal(signal.SIGALRM, lambda *_: None)
+limit = __import__("resource").getrlimit(__import__("resource").RLIMIT_CORE)
+os.umask(0o027)
+
+print("ready", flush=True)
+while not os.path.exists("go"):
+    time.sleep(0.02)
+
+time.sleep(0.3)
+check("child", os.waitpid(child, 0)[1], 7 << 8)
+check("zombie", os.waitpid(zombie, 0)[1] != 0, True)
+check("position moved by the child", plain.tell(), 6)
+check("plain", plain.read(), b"6789")
+check("one open file", os.lseek(duplicate, 0, os.SEEK_CUR), 10)
+os.write(appended, b"second")
+check("appended", open("appended").read(), "first second")
+check("folder", os.fstat(folder).st_ino, os.stat(".").st_ino)
+check("null", os.write(null, b"x"), 1)
+deleted.seek(0)
+check("deleted", deleted.read(5), b"ghost")
+check("deleted and mapped", mapped[:5], b"ghost")
+deleted.seek(100000)
+check("deleted behind a hole", deleted.read(), b"behind a hole")
+check("path only", os.readlink("/proc/self/fd/%d" % path_only), "/etc/hostname")
+check("epoll", sorted(fd for fd, _ in epoll.poll(0)), sorted([reader, moved]))
+check("pipe", os.read(reader, 99), b"in the pipe")
+check("fifo", os.read(fifo, 99), b"in the fifo")
+check("eventfd", int.from_bytes(os.read(events, 8), "little"), 7)
+left = bytearray(32)
+libc.timerfd_gettime(timer, (ctypes.c_char * 32).from_buffer(left))
+check("timerfd", 3000 < struct.unpack("llll", left)[2] <= 3600, True)
+check("signalfd", os.read(signals, 128)[0], signal.SIGUSR2)
+os.lseek(memory, 0, os.SEEK_SET)
+check("memfd", os.read(memory, 99), b"in memory")
+check("shared", bytes(shared[4096:4102]), b"shared")
+check("shared with the child", bytes(shared[8192:8197]), b"child")
+check("stream", b.recv(100), b"hello stream")
+check("dgram", [d2.recv(9), d2.recv(9)], [b"one", b"two2"])
+check("seqpacket", [s2.recv(9), s2.recv(9)], [b"p1", b"p22"])
+client = socket.create_connection(tcp.getsockname())
+server, _ = tcp.accept()
+client.send(b"tcp")
+check("tcp", server.recv(9), b"tcp")
+check("reuseaddr", tcp.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR), 1)
+client = socket.create_connection(tcp6.getsockname()[:2])
+tcp6.accept()
+udp_client.send(b"udp")
+check("udp", udp.recv(9), b"udp")
+server, _ = named.accept()
+waiting.send(b"waiting")
+check("waiting", server.recv(9), b"waiting")
+for address, listener in [("relative", relative), ("\0dedump%d" % os.getpid(), abstract)]:
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(address)
+    check(repr(address), listener.accept()[0].fileno() > 0, True)
+check("itimer", signal.getitimer(signal.ITIMER_REAL)[0] > 2900, True)
+check("umask", os.umask(0), 0o027)
+print("done", flush=True)
+time.sleep(1000)
