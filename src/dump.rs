@@ -1,16 +1,19 @@
 //! The pipeline: freeze → identify → collect → write → release.
 
+use std::io::Write;
 use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{info, warn};
 
+use crate::collect::memory::PAGE_BYTES;
 use crate::collect::tree::collect;
-use crate::error::{Error, Result};
+use crate::error::{Error, IoResultExt, Result};
 use crate::freeze::{After, examine, freeze};
 use crate::image::folder::{FolderOptions, ImageFolder};
 use crate::image::manifest::{Account, write_manifest, write_stats};
 use crate::image::write::{write, write_inventory};
 use crate::options::DumpOptions;
+use crate::progress::Progress;
 
 /// Dumps a process tree.
 ///
@@ -21,6 +24,7 @@ use crate::options::DumpOptions;
 /// Everything [`Error`] can say.
 pub fn run(options: &DumpOptions) -> Result<()> {
     examine(options.tree)?;
+    raise_descriptor_limit();
     let folder = ImageFolder::prepare(
         &options.images_dir,
         FolderOptions {
@@ -51,7 +55,8 @@ pub fn run(options: &DumpOptions) -> Result<()> {
         .iter()
         .map(|space| space.object.pages_scanned)
         .sum();
-    let written = write(&folder, collection)?;
+    let progress = Progress::pages(pages_scanned * PAGE_BYTES, options.progress);
+    let written = write(&folder, collection, progress)?;
     clock.stage("write");
 
     let account = Account {
@@ -66,15 +71,26 @@ pub fn run(options: &DumpOptions) -> Result<()> {
     write_manifest(&folder, &account)?;
     write_inventory(&folder)?;
     folder.seal()?;
-    folder.commit()?;
     write_stats(&options.work_dir, &account)?;
+    folder.commit()?;
     tree.end(options.after)?;
     clock.stage("release");
 
     for (stage, length) in &clock.stages {
         info!("{stage}: {length:?}");
     }
+    if options.display_stats {
+        print(&account, &clock)?;
+    }
     Ok(())
+}
+
+/// A dump holds two descriptors for every process: take as many as we may have.
+fn raise_descriptor_limit() {
+    let kind = nix::sys::resource::Resource::RLIMIT_NOFILE;
+    if let Ok((_, hard)) = nix::sys::resource::getrlimit(kind) {
+        let _ = nix::sys::resource::setrlimit(kind, hard, hard);
+    }
 }
 
 /// Measures the stages one after another.
@@ -98,6 +114,27 @@ impl Clock {
     }
 }
 
+/// Prints the figures of a dump to standard output.
+fn print(account: &Account, clock: &Clock) -> Result<()> {
+    let mut text = String::new();
+    for (stage, length) in &clock.stages {
+        text += &format!("{stage:<10} {:>10} us\n", length.as_micros());
+    }
+    for (name, counters) in &account.trees {
+        text += &format!(
+            "{name:<10} {:>10} asked, {} new, {} kcmp calls\n",
+            counters.asked, counters.new, counters.kcmp_calls
+        );
+    }
+    text += &format!(
+        "{:<10} {:>10} pages, {} of shared memory\n",
+        "written", account.written.pages, account.written.shared_pages
+    );
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .at("write", "standard output")
+}
+
 /// A tree that belongs to a session from outside cannot be restored without being told.
 fn refuse_foreign_session(root: &crate::proc::stat::Stat, options: &DumpOptions) -> Result<()> {
     if root.session == options.tree.0 || options.shell_job {
@@ -119,10 +156,10 @@ fn refuse_unrestorable(notes: &[crate::collect::notes::Note], options: &DumpOpti
         warn!("{note}");
     }
     match notes.first() {
-        Some(note) if options.after == After::Kill => Err(Error::Refused {
+        Some(note) if options.after == After::Kill && !options.allow_unrestorable => Err(Error::Refused {
             target: options.tree.into(),
             what: format!("the tree would be killed, and {note}"),
-            remedy: "give --leave-running or --leave-stopped to have the images all the same"
+            remedy: "give --leave-running to keep the tree, or --allow-unrestorable to have it killed all the same"
                 .to_owned(),
         }),
         _ => Ok(()),

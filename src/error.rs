@@ -144,14 +144,12 @@ pub enum Error {
     },
 
     /// The tree did not stop in time, or was frozen for longer than allowed.
-    #[error("timed out after {seconds} s while {stage}, waiting for {target}: {remedy}")]
+    #[error("timed out while {stage}, waiting for {target}: {remedy}")]
     TimedOut {
         /// The stage that was running.
         stage: &'static str,
         /// Who was waited for.
         target: Target,
-        /// The limit, in seconds.
-        seconds: u64,
         /// What the user can do about it.
         remedy: String,
     },

@@ -34,6 +34,8 @@ pub struct DumpOptions {
     pub timeout: Option<Duration>,
     /// Whether images that lie in `images_dir` already may be replaced.
     pub overwrite: bool,
+    /// Whether a tree may be killed although no restorer can bring it back as it was.
+    pub allow_unrestorable: bool,
     /// Whether every file and folder is on the disk before the dump counts as done.
     pub sync: bool,
     /// Whether the figures of the dump are printed to standard output at its end.
@@ -55,6 +57,7 @@ impl DumpOptions {
             shell_job: false,
             timeout: Some(DEFAULT_TIMEOUT),
             overwrite: false,
+            allow_unrestorable: false,
             sync: false,
             display_stats: false,
             progress: false,

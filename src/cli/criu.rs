@@ -232,6 +232,7 @@ pub(super) const OPTIONS: &[Opt] = &[
     long("veth-pair", Required, RESTORE),
     long("weak-sysctls", Switch, RESTORE),
     // Our own.
+    long("allow-unrestorable", Switch, Taken),
     long("overwrite", Switch, Taken),
     long("sync", Switch, Taken),
 ];

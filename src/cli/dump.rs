@@ -88,6 +88,10 @@ pub(super) struct DumpArgs {
     #[arg(long)]
     overwrite: bool,
 
+    /// Kill the tree even if no restorer can bring it back as it was (not in criu)
+    #[arg(long)]
+    allow_unrestorable: bool,
+
     /// Have everything on the disk before any task is let go (not in criu)
     #[arg(long)]
     sync: bool,
@@ -138,6 +142,7 @@ impl DumpArgs {
             shell_job: self.shell_job,
             timeout: (self.timeout > 0).then(|| Duration::from_secs(self.timeout)),
             overwrite: self.overwrite,
+            allow_unrestorable: self.allow_unrestorable,
             sync: self.sync,
             display_stats: self.display_stats,
             progress,

@@ -46,10 +46,18 @@ impl Capture {
     /// [`Error::Unsupported`] for syscall user dispatch and unknown rseq layouts;
     /// [`Error::Vanished`].
     pub fn of(thread: &Stopped, memory: &TaskMemory) -> Result<Self> {
+        const IA32_CODE_SEGMENT: u64 = 0x23;
         const LARGEST_XSTATE: usize = 16384;
         const TLS_SLOTS: std::ops::RangeInclusive<u32> = 12..=14;
         let tid = thread.tid();
         let mut registers = thread.registers()?;
+        if registers.cs == IA32_CODE_SEGMENT {
+            return Err(Error::unsupported(
+                tid,
+                "a 32-bit task",
+                "only x86-64 programs are supported",
+            ));
+        }
         undo_interruption(&mut registers);
         let rseq = ptrace::rseq_configuration(tid).on("ptrace GET_RSEQ_CONFIGURATION", tid)?;
         let rseq_section = leave_critical_section(&mut registers, rseq, memory, tid)?;

@@ -267,7 +267,6 @@ impl Freezer {
                 return Err(Error::TimedOut {
                     stage: "freezing the tree",
                     target: tid.into(),
-                    seconds: 0,
                     remedy:
                         "the task sits in an uninterruptible call; try again, or raise --timeout"
                             .to_owned(),

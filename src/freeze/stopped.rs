@@ -162,7 +162,6 @@ impl Stopped {
                         return Err(Error::TimedOut {
                             stage: "waiting for a task to leave the code of an earlier dump",
                             target: self.tid.into(),
-                            seconds: 0,
                             remedy: "run the dump again".to_owned(),
                         });
                     }

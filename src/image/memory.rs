@@ -11,6 +11,7 @@ use crate::error::{IoResultExt, Result};
 use crate::proc::maps::Access;
 use crate::proc::memory::TaskMemory;
 use crate::proc::smaps::VmFlag;
+use crate::progress::Progress;
 
 /// `VmaEntry.status` bits.
 mod status {
@@ -233,9 +234,17 @@ impl PagesWriter {
     ///
     /// # Errors
     /// A page that cannot be read; writing.
-    pub fn copy(&mut self, memory: &TaskMemory, runs: &[PageRun]) -> Result<()> {
+    pub fn copy(
+        &mut self,
+        memory: &TaskMemory,
+        runs: &[PageRun],
+        progress: &mut Progress,
+    ) -> Result<()> {
         for run in runs {
-            self.copy_with(run.start, run.end, |from, buffer| memory.read(from, buffer))?;
+            self.copy_with(run.start, run.end, |from, buffer| {
+                progress.advance(buffer.len() as u64);
+                memory.read(from, buffer)
+            })?;
         }
         Ok(())
     }
@@ -248,7 +257,7 @@ impl PagesWriter {
         &mut self,
         start: u64,
         end: u64,
-        read: impl Fn(u64, &mut [u8]) -> Result<()>,
+        mut read: impl FnMut(u64, &mut [u8]) -> Result<()>,
     ) -> Result<()> {
         let mut from = start;
         while from < end {

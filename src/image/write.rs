@@ -19,6 +19,7 @@ use crate::collect::tree::{CollectedTask, Collection, Filesystem, Holdings, Owne
 use crate::error::Result;
 use crate::ids::{ObjectId, Pid, Tid};
 use crate::kcmp::{Identities, TaskIds};
+use crate::progress::Progress;
 
 /// Version 2 of the format: a leading magic in every image.
 const IMAGE_VERSION: u32 = 2;
@@ -38,7 +39,11 @@ pub struct Written {
 ///
 /// # Errors
 /// Reading pages, writing.
-pub fn write(folder: &ImageFolder, collection: Collection) -> Result<Written> {
+pub fn write(
+    folder: &ImageFolder,
+    collection: Collection,
+    mut progress: Progress,
+) -> Result<Written> {
     let Collection {
         tasks,
         spaces,
@@ -50,6 +55,7 @@ pub fn write(folder: &ImageFolder, collection: Collection) -> Result<Written> {
     let types = FileTypes::of(&files.open);
     let mut writer = Writer {
         folder,
+        progress: &mut progress,
         pages_id: 0,
         written: Written::default(),
     };
@@ -120,6 +126,7 @@ fn kobj_ids(ids: TaskIds) -> proto::TaskKobjIdsEntry {
 
 struct Writer<'a> {
     folder: &'a ImageFolder,
+    progress: &'a mut Progress,
     pages_id: u32,
     written: Written,
 }
@@ -183,7 +190,7 @@ impl Writer<'_> {
         self.folder.record(pagemap.finish()?);
         let file = self.folder.raw_file(Kind::Pages, u64::from(pages_id))?;
         let mut pages = PagesWriter::new(file, Kind::Pages.file_name(u64::from(pages_id)));
-        pages.copy(&holdings.memory, &space.object.pages)?;
+        pages.copy(&holdings.memory, &space.object.pages, self.progress)?;
         self.folder.record(pages.finish()?);
         self.written.pages += space
             .object

@@ -467,7 +467,6 @@ impl Visit<'_> {
         Error::TimedOut {
             stage: "running system calls inside the tree",
             target: tid.into(),
-            seconds: 0,
             remedy: "raise --timeout, or try again when the machine is less busy".to_owned(),
         }
     }
