@@ -177,8 +177,32 @@ fn backing(
     if smap.flags.contains(VmFlag::Io) || smap.flags.contains(VmFlag::PfnMap) {
         return refuse("memory of a device", "let the program unmap it first");
     }
-    if smap.flags.contains(VmFlag::HugeTlb) {
-        return refuse("a hugetlb mapping", "not supported yet");
+    for (flag, what) in [
+        (VmFlag::HugeTlb, "a hugetlb mapping"),
+        (VmFlag::MaybeGuard, "memory with guard pages"),
+        (VmFlag::ShadowStack, "a shadow stack"),
+        (VmFlag::UffdMissing, "memory served by userfaultfd"),
+        (VmFlag::UffdWriteProtect, "memory protected by userfaultfd"),
+        (VmFlag::UffdMinor, "memory served by userfaultfd"),
+        (VmFlag::Droppable, "droppable memory"),
+        (VmFlag::Sealed, "sealed memory"),
+    ] {
+        if smap.flags.contains(flag) {
+            return refuse(what, "this kind of memory is not supported yet");
+        }
+    }
+    if let Some(unknown) = smap.flags.unknown().first() {
+        let what = format!(
+            "memory with the unknown flag {}",
+            String::from_utf8_lossy(unknown)
+        );
+        return refuse(&what, "update dedump");
+    }
+    if mapping.path.starts_with(b"/[aio]") {
+        return refuse(
+            "a ring of asynchronous I/O",
+            "let the program call io_destroy first",
+        );
     }
     if mapping.inode == 0 {
         if mapping.access.shared {

@@ -91,14 +91,38 @@ impl Guest {
         );
     }
 
+    /// The pids below the root that are in sessions of their own.
+    pub(crate) fn other_sessions(&self) -> Vec<i32> {
+        let mut found = session(self.pid);
+        let mut index = 0;
+        while let Some(pid) = found.get(index).copied() {
+            let tasks = std::fs::read_dir(format!("/proc/{pid}/task"))
+                .into_iter()
+                .flatten();
+            for task in tasks.flatten() {
+                let children = std::fs::read_to_string(task.path().join("children"));
+                let children = children.unwrap_or_default();
+                let pids = children
+                    .split_whitespace()
+                    .map(|word| word.parse::<i32>().unwrap());
+                let new: Vec<i32> = pids.filter(|pid| !found.contains(pid)).collect();
+                found.extend(new);
+            }
+            index += 1;
+        }
+        found.retain(|pid| session_of(*pid) != Some(self.pid));
+        found
+    }
+
     /// Reaps a tree that a dump has killed, so that its pids, and its session, are free.
-    pub(crate) fn reap(&mut self) {
+    pub(crate) fn reap(&mut self, others: &[i32]) {
         if let Some(mut child) = self.child.take() {
             child.wait().unwrap();
         }
         let end = Instant::now() + PATIENCE;
         loop {
-            let left = session(self.pid);
+            let mut left = session(self.pid);
+            left.extend(others.iter().filter(|pid| session_of(**pid).is_some()));
             if left.is_empty() {
                 return;
             }
@@ -133,24 +157,25 @@ fn in_own_session(command: &Command) -> Command {
 fn session(sid: i32) -> Vec<i32> {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|pid: &i32| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let columns = stat.rsplit(") ").next().unwrap_or_default();
-        columns
-            .split(' ')
-            .nth(3)
-            .is_some_and(|column| column == sid.to_string())
-    })
-    .collect()
+    pids.filter(|pid: &i32| session_of(*pid) == Some(sid))
+        .collect()
+}
+
+/// The session of a process; `None` when it is gone.
+fn session_of(pid: i32) -> Option<i32> {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = String::from_utf8_lossy(&stat);
+    stat.rsplit(") ").next()?.split(' ').nth(3)?.parse().ok()
 }
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        for pid in session(self.pid) {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        let others = self.other_sessions();
+        for pid in session(self.pid).iter().chain(&others) {
+            let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
         }
         if !std::thread::panicking() {
-            self.reap();
+            self.reap(&others);
         }
     }
 }

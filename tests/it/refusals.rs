@@ -64,6 +64,7 @@ fn a_traced_task() {
 #[test]
 fn a_task_in_namespaces_of_its_own() {
     for (flag, word) in [
+        ("-pf", "pid namespace"),
         ("-m", "mnt namespace"),
         ("-n", "net namespace"),
         ("-u", "uts namespace"),
@@ -83,6 +84,21 @@ fn a_task_in_namespaces_of_its_own() {
         );
         assert_eq!(Outside::of(guest.pid()), before);
     }
+}
+
+#[test]
+fn a_32_bit_task() {
+    let guest = Guest::of_ours("ia32");
+    let before = Outside::of(guest.pid());
+    let (_dir, images) = images();
+    refused(
+        &run(&mut dedump(guest.pid(), &images, &[])),
+        1,
+        &images,
+        &["32-bit"],
+    );
+    assert!(guest.is_alive());
+    assert_eq!(Outside::of(guest.pid()), before);
 }
 
 #[test]

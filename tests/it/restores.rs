@@ -17,9 +17,10 @@ fn round_trip(guest: &mut Guest, release: Release) {
 }
 
 fn dump(guest: &mut Guest, images: &Path) {
+    let others = guest.other_sessions();
     let output = run(&mut dedump(guest.pid(), images, &[]));
     assert!(output.status.success());
-    guest.reap();
+    guest.reap(&others);
     decode(images);
 }
 
@@ -105,8 +106,16 @@ fn redis_with_two_hundred_thousand_keys() {
 
 #[test]
 fn every_kind_of_file_and_socket() {
-    // Written in Python: each line is one kind, and each checks itself when told to go.
-    let script = include_str!("../guests/files.py");
+    checks_itself(include_str!("../guests/files.py"));
+}
+
+#[test]
+fn every_attribute_of_a_task() {
+    checks_itself(include_str!("../guests/tasks.py"));
+}
+
+/// A script that says "ready", and after the restore finds everything as it was.
+fn checks_itself(script: &str) {
     for release in [Release::Criu42, Release::Criu41] {
         let mut guest = Guest::start(
             Command::new("/usr/bin/python3").args(["-c", script]),
