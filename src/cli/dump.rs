@@ -88,7 +88,7 @@ pub(super) struct DumpArgs {
     #[arg(long)]
     overwrite: bool,
 
-    /// Kill the tree even if no restorer can bring it back as it was (not in criu)
+    /// Kill even what no restorer brings back as it was (not in criu)
     #[arg(long)]
     allow_unrestorable: bool,
 

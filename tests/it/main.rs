@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod fixtures;
 mod guest;
 mod oracle;
 mod outside;

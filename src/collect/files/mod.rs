@@ -49,7 +49,7 @@ pub struct Descriptor {
 /// A descriptor table.
 #[derive(Clone, Debug, Default)]
 pub struct DescriptorTable {
-    /// Its descriptors, in the kernel's order.
+    /// Its descriptors, ascending.
     pub descriptors: Vec<Descriptor>,
 }
 
@@ -57,11 +57,10 @@ impl DescriptorTable {
     /// The file under a number.
     #[must_use]
     pub fn file(&self, fd: Fd) -> Option<ObjectId> {
-        let found = self
+        let place = self
             .descriptors
-            .iter()
-            .find(|descriptor| descriptor.fd == fd);
-        found.map(|descriptor| descriptor.file)
+            .binary_search_by_key(&fd, |descriptor| descriptor.fd);
+        place.ok().map(|place| self.descriptors[place].file)
     }
 }
 
@@ -156,7 +155,9 @@ impl Files {
         let mut table = DescriptorTable::default();
         let mut epolls = Vec::new();
         let mut blockers = Vec::new();
-        for fd in owner.proc_dir.numbers("fd")?.into_iter().map(Fd) {
+        let mut fds = owner.proc_dir.numbers("fd")?;
+        fds.sort_unstable();
+        for fd in fds.into_iter().map(Fd) {
             match self.descriptor(owner, fd, pidfd.as_fd(), tree, &mut epolls) {
                 Ok(descriptor) => table.descriptors.push(descriptor),
                 Err(Error::Blocked(several)) => blockers.extend(several),

@@ -1,0 +1,34 @@
+//! The image folders kept in the repository.
+
+use std::path::Path;
+
+use dedump::image::catalogue::Kind;
+use dedump::image::framing::ImageReader;
+use dedump::image::proto::Manifest;
+
+use crate::oracle::decode;
+
+#[test]
+fn the_manifest_knows_every_image() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("images-fixtures/one-task");
+    decode(&folder);
+    let bytes = std::fs::read(folder.join(Kind::Manifest.file_name(0))).unwrap();
+    let mut reader = ImageReader::start(Kind::Manifest, &bytes).unwrap();
+    let manifest: Manifest = reader.entry().unwrap().unwrap();
+    let entries = std::fs::read_dir(&folder).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    // The manifest lists what was there before it; the inventory comes last.
+    let images = names.filter(|name| Kind::of_file_name(name).is_some());
+    let listed =
+        images.filter(|name| !name.starts_with("dedump-") && !name.starts_with("inventory"));
+    for name in listed {
+        let content = std::fs::read(folder.join(&name)).unwrap();
+        let file = manifest
+            .files
+            .iter()
+            .find(|file| file.name == name)
+            .expect(&name);
+        assert_eq!(file.size_bytes, content.len() as u64, "{name}");
+        assert_eq!(file.crc32, crc32fast::hash(&content), "{name}");
+    }
+}
