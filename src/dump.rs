@@ -68,8 +68,8 @@ pub fn run(options: &DumpOptions) -> Result<()> {
         written,
         notes,
     };
-    write_manifest(&folder, &account)?;
     write_inventory(&folder)?;
+    write_manifest(&folder, &account)?;
     folder.seal()?;
     write_stats(&options.work_dir, &account)?;
     folder.commit()?;

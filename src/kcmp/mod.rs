@@ -152,6 +152,12 @@ impl FileTree {
         self.tree.claim_fresh()
     }
 
+    /// Counts `known` inherited descriptors that were confirmed by asking the kernel directly,
+    /// and all questions of that kind.
+    pub fn asked_elsewhere(&mut self, known: u64, kcmp_calls: u64) {
+        self.tree.asked_elsewhere(known, kcmp_calls);
+    }
+
     /// The descriptor that was first seen to lead to a file.
     #[must_use]
     pub fn first_holder(&self, id: ObjectId) -> Option<(Tid, Fd)> {

@@ -218,6 +218,13 @@ impl<F: Ord, R: Copy + Into<Target>> Tree<F, R> {
         self.hand_out(None)
     }
 
+    /// Counts work that was done beside the tree: `known` references that were found to lead to
+    /// known objects, at the cost of some questions.
+    pub fn asked_elsewhere(&mut self, known: u64, kcmp_calls: u64) {
+        self.counters.asked += known;
+        self.counters.kcmp_calls += kcmp_calls;
+    }
+
     /// The first reference that was seen of an object of this tree.
     #[must_use]
     pub fn reference(&self, id: ObjectId) -> Option<R> {

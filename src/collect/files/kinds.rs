@@ -70,6 +70,9 @@ pub struct EpollTarget {
     pub line: EpollLine,
 }
 
+/// The link of an eventfd.
+pub(super) const EVENTFD_LINK: &[u8] = b"anon_inode:[eventfd]";
+
 /// A file without a path, by the name the kernel gives its kind.
 pub(super) fn anonymous(target: Target, link: &[u8], extras: &Extras) -> Result<FileKind> {
     let missing = |what: &str| {

@@ -7,6 +7,7 @@
 
 mod ghost;
 mod kinds;
+mod look;
 mod pipe;
 mod shmem;
 
@@ -29,11 +30,12 @@ use crate::error::{Error, Result, ResultExt, Target};
 use crate::ids::{Fd, ObjectId, Pid, Tid};
 use crate::kcmp::{Claim, FileFingerprint, FileLooks, FileTree, Sighting};
 use crate::proc::ProcDir;
-use crate::proc::fdinfo::{Extras, Fdinfo, parse_fdinfo};
+use crate::proc::fdinfo::{Extras, Fdinfo};
 use crate::proc::smaps::{VmFlag, Vma};
 use crate::sys::fcntl::{self, Owner};
 use crate::sys::kcmp::{EpollSlot, Order, Resource, kcmp};
 use crate::sys::pidfd::{pidfd_getfd, pidfd_open, pidfd_open_thread};
+use look::{Look, OtherLook, look_at};
 
 /// One descriptor of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,8 +159,30 @@ impl Files {
         let mut blockers = Vec::new();
         let mut fds = owner.proc_dir.numbers("fd")?;
         fds.sort_unstable();
-        for fd in fds.into_iter().map(Fd) {
-            match self.descriptor(owner, fd, pidfd.as_fd(), tree, &mut epolls) {
+        let fds: Vec<Fd> = fds.into_iter().map(Fd).collect();
+        let seen = look_at(owner, &fds, tree)?;
+        let inherited = seen
+            .looks
+            .iter()
+            .filter(|(_, look)| matches!(look, Look::Inherited { .. }))
+            .count();
+        tree.asked_elsewhere(inherited as u64, seen.kcmp_calls);
+        for (fd, look) in seen.looks {
+            let other = match look {
+                Look::Inherited {
+                    file,
+                    close_on_exec,
+                } => {
+                    table.descriptors.push(Descriptor {
+                        fd,
+                        file,
+                        close_on_exec,
+                    });
+                    continue;
+                }
+                Look::Other(other) => other,
+            };
+            match self.descriptor(owner, fd, *other, pidfd.as_fd(), tree, &mut epolls) {
                 Ok(descriptor) => table.descriptors.push(descriptor),
                 Err(Error::Blocked(several)) => blockers.extend(several),
                 Err(error @ Error::Unsupported { .. }) => blockers.push(error),
@@ -182,34 +206,35 @@ impl Files {
         &mut self,
         owner: TableOwner<'_>,
         fd: Fd,
+        look: OtherLook,
         pidfd: BorrowedFd<'_>,
         tree: &mut FileTree,
         epolls: &mut Vec<(usize, Fd, Extras)>,
     ) -> Result<Descriptor> {
-        let name = format!("fdinfo/{fd}");
-        let text = owner.proc_dir.read(&name)?;
-        let fdinfo = parse_fdinfo(&text).map_err(|e| e.at(owner.proc_dir.path_of(&name)))?;
+        let OtherLook {
+            fdinfo,
+            file: looked,
+        } = look;
         let descriptor = |file| Descriptor {
             fd,
             file,
             close_on_exec: fdinfo.flags & libc::O_CLOEXEC.cast_unsigned() != 0,
         };
-        // An inherited descriptor needs no more than the kernel's word that it is one.
-        let inherited = owner.inherited.and_then(|table| table.file(fd));
-        if let Some(file) = inherited
-            && tree.is(file, owner.tid, fd)?
-        {
-            return Ok(descriptor(file));
-        }
-        let link_name = format!("fd/{fd}");
-        let link = owner.proc_dir.read_link(&link_name)?;
-        let stat = owner.proc_dir.stat(&link_name)?;
+        // Without a look at the link it is an eventfd, and fdinfo has told all.
+        let link = looked
+            .as_ref()
+            .map_or(kinds::EVENTFD_LINK, |(link, _)| link.as_os_str().as_bytes());
+        let inode = looked
+            .as_ref()
+            .map_or((0, fdinfo.inode.unwrap_or(0)), |(_, stat)| {
+                (stat.st_dev, stat.st_ino)
+            });
         let looks = FileLooks {
-            device: stat.st_dev,
-            inode: stat.st_ino,
+            device: inode.0,
+            inode: inode.1,
             mount: fdinfo.mount,
             flags: fdinfo.flags,
-            link: link.as_os_str().as_bytes(),
+            link,
             serial: fdinfo.extras.eventfd_id,
         };
         let claim = match tree.identify(owner.tid, fd, FileFingerprint::of(&looks), None)? {
@@ -218,18 +243,31 @@ impl Files {
         };
         let file = claim.id();
         let duplicate = pidfd_getfd(pidfd, fd).on("pidfd_getfd", (owner.tid, fd))?;
-        let sight = Sight {
-            target: (owner.tid, fd).into(),
-            link: &link,
-            stat: &stat,
-            fdinfo: &fdinfo,
+        let target: Target = (owner.tid, fd).into();
+        let kind = match &looked {
+            None => kinds::anonymous(target, link, &fdinfo.extras)?,
+            Some((link, stat)) => {
+                let sight = Sight {
+                    target,
+                    link,
+                    stat,
+                    fdinfo: &fdinfo,
+                };
+                self.examine(
+                    &sight,
+                    &duplicate,
+                    owner.proc_dir,
+                    &format!("fd/{fd}"),
+                    file,
+                    tree,
+                )?
+            }
         };
-        let kind = self.examine(&sight, &duplicate, owner.proc_dir, &link_name, file, tree)?;
         if matches!(kind, FileKind::Epoll { .. }) {
             epolls.push((self.open.len(), fd, fdinfo.extras.clone()));
         }
         let is_path = fdinfo.flags & libc::O_PATH.cast_unsigned() != 0;
-        self.inodes.insert(file, (stat.st_dev, stat.st_ino));
+        self.inodes.insert(file, inode);
         self.open.push(OpenFile {
             claim,
             flags: fdinfo.flags & !libc::O_CLOEXEC.cast_unsigned(),
