@@ -17,11 +17,9 @@ fn the_manifest_knows_every_image() {
     let manifest: Manifest = reader.entry().unwrap().unwrap();
     let entries = std::fs::read_dir(&folder).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    // The manifest lists what was there before it; the inventory comes last.
-    let images = names.filter(|name| Kind::of_file_name(name).is_some());
-    let listed =
-        images.filter(|name| !name.starts_with("dedump-") && !name.starts_with("inventory"));
-    for name in listed {
+    let others = names
+        .filter(|name| Kind::of_file_name(name).is_some_and(|(kind, _)| kind != Kind::Manifest));
+    for name in others {
         let content = std::fs::read(folder.join(&name)).unwrap();
         let file = manifest
             .files
