@@ -3,6 +3,8 @@
 //! What several tasks share is written by its first holder. Where the format names an image
 //! by pid, the others' names are hard links to that one file.
 
+use std::collections::HashMap;
+
 use super::catalogue::Kind;
 use super::files::{
     FileTypes, memfd_entry, write_fdinfo, write_files, write_ghost, write_pipe_content,
@@ -13,11 +15,11 @@ use super::memory::{PagesWriter, mm_entry, write_pagemap};
 use super::sockets::write_queue;
 use super::{proto, tasks};
 use crate::collect::files::{DescriptorTable, Files};
-use crate::collect::memory::AddressSpace;
+use crate::collect::memory::{AddressSpace, PageRun};
 use crate::collect::task::{Living, Task};
 use crate::collect::tree::{CollectedTask, Collection, Filesystem, Holdings, Owned};
 use crate::error::Result;
-use crate::ids::{ObjectId, Pid, Tid};
+use crate::ids::{Pid, Tid};
 use crate::kcmp::{Identities, TaskIds};
 use crate::progress::Progress;
 
@@ -69,14 +71,12 @@ pub fn write(
     folder.record(pstree.finish()?);
     for one in &tasks {
         match (&one.task.living, &one.holdings) {
-            (Some(living), Some(holdings)) => {
-                writer.task(&one.task, living, holdings)?;
-                writer.space(one, living, holdings, &spaces)?;
-                writer.filesystems(&one.task, holdings, &filesystems)?;
-            }
+            (Some(living), Some(holdings)) => writer.task(&one.task, living, holdings)?,
             _ => writer.zombie(&one.task)?,
         }
     }
+    writer.spaces(spaces, &tasks)?;
+    writer.filesystems(filesystems, &tasks)?;
     for table in tables {
         writer.table(table, &types)?;
     }
@@ -159,46 +159,64 @@ impl Writer<'_> {
         Ok(())
     }
 
+    fn spaces(&mut self, spaces: Vec<Owned<AddressSpace>>, tasks: &[CollectedTask]) -> Result<()> {
+        let by_leader: HashMap<Tid, &CollectedTask> = tasks
+            .iter()
+            .map(|one| (one.task.pid.leader(), one))
+            .collect();
+        let mut holders = HashMap::new();
+        for space in spaces {
+            holders.insert(space.claim.id(), space.holder);
+            let holder = by_leader.get(&space.holder);
+            if let Some((one, living, holdings)) = holder
+                .and_then(|one| Some((one, one.task.living.as_ref()?, one.holdings.as_ref()?)))
+            {
+                self.space(space, &one.task, living, holdings)?;
+            }
+        }
+        for (leader, one) in &by_leader {
+            let vm = one.holdings.as_ref().map(|holdings| holdings.ids.vm);
+            let holder = vm.and_then(|vm| holders.get(&vm));
+            for kind in [Kind::Mm, Kind::Pagemap] {
+                self.link_to_holder(kind, holder, *leader)?;
+            }
+        }
+        Ok(())
+    }
+
     fn space(
         &mut self,
-        one: &CollectedTask,
+        space: Owned<AddressSpace>,
+        task: &Task,
         living: &Living,
         holdings: &Holdings,
-        spaces: &[Owned<AddressSpace>],
     ) -> Result<()> {
-        let pid = one.task.pid;
-        let Some(space) = find(spaces, holdings.ids.vm) else {
-            return Ok(());
-        };
-        if space.holder != pid.leader() {
-            for kind in [Kind::Mm, Kind::Pagemap] {
-                self.folder.link(
-                    (kind, u64::from(space.holder.number())),
-                    (kind, u64::from(pid.number())),
-                )?;
-            }
-            return Ok(());
-        }
-        self.single(
-            Kind::Mm,
-            pid.number(),
-            &mm_entry(&one.task, living, &space.object),
-        )?;
+        space.claim.spend();
+        let space = space.object;
+        self.single(Kind::Mm, task.pid.number(), &mm_entry(task, living, &space))?;
         let pages_id = self.next_pages_id();
-        let mut pagemap = self.folder.writer(Kind::Pagemap, u64::from(pid.number()))?;
-        write_pagemap(&mut pagemap, pages_id, &space.object.pages)?;
+        let mut pagemap = self
+            .folder
+            .writer(Kind::Pagemap, u64::from(task.pid.number()))?;
+        write_pagemap(&mut pagemap, pages_id, &space.pages)?;
         self.folder.record(pagemap.finish()?);
         let file = self.folder.raw_file(Kind::Pages, u64::from(pages_id))?;
         let mut pages = PagesWriter::new(file, Kind::Pages.file_name(u64::from(pages_id)));
-        pages.copy(&holdings.memory, &space.object.pages, self.progress)?;
+        pages.copy(&holdings.memory, &space.pages, self.progress)?;
         self.folder.record(pages.finish()?);
-        self.written.pages += space
-            .object
-            .pages
-            .iter()
-            .map(crate::collect::memory::PageRun::pages)
-            .sum::<u64>();
+        self.written.pages += space.pages.iter().map(PageRun::pages).sum::<u64>();
         Ok(())
+    }
+
+    /// A second name for what another task has shown; nothing for the one who showed it.
+    fn link_to_holder(&self, kind: Kind, holder: Option<&Tid>, tid: Tid) -> Result<()> {
+        match holder {
+            Some(holder) if *holder != tid => {
+                let of = |tid: Tid| (kind, u64::from(tid.number()));
+                self.folder.link(of(*holder), of(tid))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn next_pages_id(&mut self) -> u32 {
@@ -208,33 +226,38 @@ impl Writer<'_> {
 
     fn filesystems(
         &self,
-        task: &Task,
-        holdings: &Holdings,
-        filesystems: &[Owned<Filesystem>],
+        filesystems: Vec<Owned<Filesystem>>,
+        tasks: &[CollectedTask],
     ) -> Result<()> {
-        self.filesystem(task.pid.leader(), holdings.ids.fs, filesystems)?;
-        for (tid, ids) in &holdings.private_threads {
-            if ids.fs != holdings.ids.fs {
-                self.filesystem(*tid, ids.fs, filesystems)?;
+        let mut holders = HashMap::new();
+        for filesystem in filesystems {
+            holders.insert(filesystem.claim.id(), filesystem.holder);
+            filesystem.claim.spend();
+            let entry = proto::FsEntry {
+                cwd_id: filesystem.object.cwd.number(),
+                root_id: filesystem.object.root.number(),
+                umask: Some(filesystem.object.umask),
+            };
+            self.single(Kind::Fs, filesystem.holder.number(), &entry)?;
+        }
+        for one in tasks {
+            let Some(holdings) = &one.holdings else {
+                continue;
+            };
+            self.link_to_holder(
+                Kind::Fs,
+                holders.get(&holdings.ids.fs),
+                one.task.pid.leader(),
+            )?;
+            for (tid, ids) in holdings
+                .private_threads
+                .iter()
+                .filter(|(_, ids)| ids.fs != holdings.ids.fs)
+            {
+                self.link_to_holder(Kind::Fs, holders.get(&ids.fs), *tid)?;
             }
         }
         Ok(())
-    }
-
-    fn filesystem(&self, tid: Tid, id: ObjectId, filesystems: &[Owned<Filesystem>]) -> Result<()> {
-        let Some(filesystem) = find(filesystems, id) else {
-            return Ok(());
-        };
-        if filesystem.holder != tid {
-            let of = |tid: Tid| (Kind::Fs, u64::from(tid.number()));
-            return self.folder.link(of(filesystem.holder), of(tid));
-        }
-        let entry = proto::FsEntry {
-            cwd_id: filesystem.object.cwd.number(),
-            root_id: filesystem.object.root.number(),
-            umask: Some(filesystem.object.umask),
-        };
-        self.single(Kind::Fs, tid.number(), &entry)
     }
 
     fn table(&self, table: Owned<DescriptorTable>, types: &FileTypes) -> Result<()> {
@@ -302,8 +325,4 @@ impl Writer<'_> {
         }
         Ok(())
     }
-}
-
-fn find<T>(all: &[Owned<T>], id: ObjectId) -> Option<&Owned<T>> {
-    all.iter().find(|owned| owned.claim.id() == id)
 }

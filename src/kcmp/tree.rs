@@ -71,7 +71,6 @@ impl Claim {
     }
 
     /// Gives the claim up for the id; for image writers only.
-    #[allow(dead_code, reason = "for the writers in image/")]
     pub(crate) fn spend(self) -> ObjectId {
         self.0
     }

@@ -11,3 +11,4 @@ mod outside;
 mod refusals;
 mod restores;
 mod running;
+mod sharing;
