@@ -8,13 +8,13 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use super::files::{DescriptorTable, Files, TableOwner};
+use super::files::{DescriptorTable, Files, TableOwner, descriptors};
 use super::memory::{self, AddressSpace};
 use super::namespaces::OwnNamespaces;
 use super::notes::{Note, NoteKind};
 use super::task::{self, Living, Task};
 use super::thread::{self, Capture, Thread};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ResultExt};
 use crate::freeze::{FrozenTree, Process};
 use crate::ids::{Fd, ObjectId, Pid, Tid};
 use crate::inject::{self, Batch, Host, Site};
@@ -136,6 +136,9 @@ pub fn collect(tree: &FrozenTree, deadline: Instant) -> Result<Collection> {
     }
 }
 
+/// Bounds the memory that is mapped in a task for a moment.
+const MOST_DESCRIPTOR_QUESTIONS: usize = 20_000;
+
 struct Collector {
     own: OwnNamespaces,
     deadline: Instant,
@@ -152,6 +155,8 @@ struct Arrived {
     site: Site,
     sightings: TaskSightings,
     threads: Vec<ArrivedThread>,
+    /// Descriptors that may be inherited; empty where asking about them does not pay.
+    inherited_fds: Vec<Fd>,
 }
 
 struct ArrivedThread {
@@ -201,10 +206,11 @@ impl Collector {
         let site = Site::find(&memory, &mappings, &process.threads, self.deadline)?;
 
         let leader_status = read_status(proc_dir, leader)?;
-        let (files, fs) = looks(proc_dir, &leader_status)?;
+        let fds = descriptors(proc_dir)?;
+        let fs = fs_looks(proc_dir, &leader_status)?;
         let looks = TaskLooks {
             vm: VmFingerprint::of(&process.stat),
-            files,
+            files: FilesFingerprint::of(fds.iter().copied()),
             fs,
             handled: Handled::of(&leader_status),
         };
@@ -238,12 +244,17 @@ impl Collector {
                 private,
             });
         }
+        // The region holds a list of calls of the same length for each thread.
+        let pays = process.parent.is_some()
+            && matches!(sightings.files, Sighting::First(_))
+            && fds.len() * process.threads.len() <= MOST_DESCRIPTOR_QUESTIONS;
         Ok(Arrived {
             memory,
             mappings,
             site,
             sightings,
             threads,
+            inherited_fds: if pays { fds } else { Vec::new() },
         })
     }
 
@@ -259,7 +270,10 @@ impl Collector {
             .identities
             .identify_thread(tid, leader, || {
                 let proc_dir = ProcDir::open_thread(process.pid, tid)?;
-                looks(&proc_dir, status)
+                Ok((
+                    FilesFingerprint::of(descriptors(&proc_dir)?),
+                    fs_looks(&proc_dir, status)?,
+                ))
             })?;
         let ids = sightings.ids();
         if ids == leader {
@@ -320,7 +334,7 @@ impl Collector {
     /// Second and third pass: asks the process and reads what it was the first to show.
     fn examine(&mut self, process: &Process, arrived: Arrived) -> Result<()> {
         let ids = arrived.sightings.ids();
-        let living = self.ask(process, &arrived)?;
+        let (living, close_on_exec) = self.ask(process, &arrived)?;
         let Arrived {
             memory,
             sightings,
@@ -341,7 +355,8 @@ impl Collector {
             }
         }
         self.filesystem(sightings.fs, leader, proc_dir, &living.status)?;
-        self.table(process, sightings.files, leader, proc_dir)?;
+        let close_on_exec = (!close_on_exec.is_empty()).then_some(close_on_exec.as_slice());
+        self.table(process, sightings.files, leader, proc_dir, close_on_exec)?;
         let mut private_threads = Vec::new();
         for (arrived, thread) in threads.into_iter().zip(&living.threads) {
             let Some(sightings) = arrived.private else {
@@ -351,7 +366,7 @@ impl Collector {
             let proc_dir = ProcDir::open_thread(process.pid, tid)?;
             private_threads.push((tid, sightings.ids()));
             self.filesystem(sightings.fs, tid, &proc_dir, &thread.status)?;
-            self.table(process, sightings.files, tid, &proc_dir)?;
+            self.table(process, sightings.files, tid, &proc_dir, None)?;
         }
         self.collection.tasks.push(CollectedTask {
             task: Task {
@@ -370,7 +385,7 @@ impl Collector {
     }
 
     /// Lets every thread answer the questions only it can.
-    fn ask(&self, process: &Process, arrived: &Arrived) -> Result<Living> {
+    fn ask(&self, process: &Process, arrived: &Arrived) -> Result<(Living, Vec<(Fd, bool)>)> {
         let mut batches = Vec::with_capacity(arrived.threads.len());
         let mut thread_questions = Vec::with_capacity(arrived.threads.len());
         for _ in &arrived.threads {
@@ -380,6 +395,7 @@ impl Collector {
         }
         let leader_status = arrived.threads[0].status.clone();
         let task_questions = task::questions(process, &leader_status, &mut batches[0])?;
+        let fd_questions = task::descriptor_questions(&arrived.inherited_fds, &mut batches[0]);
         let hosts: Vec<Host<'_>> = process
             .threads
             .iter()
@@ -415,7 +431,15 @@ impl Collector {
                 answers,
             )?);
         }
-        Living::collect(process, leader_status, threads, task_questions, &answers[0])
+        let living = Living::collect(process, leader_status, threads, task_questions, &answers[0])?;
+        let mut close_on_exec = Vec::with_capacity(fd_questions.len());
+        for (fd, call) in fd_questions {
+            let flags = answers[0]
+                .value(call)
+                .on("fcntl GETFD inside", (process.pid.leader(), fd))?;
+            close_on_exec.push((fd, flags & i64::from(libc::FD_CLOEXEC) != 0));
+        }
+        Ok((living, close_on_exec))
     }
 
     fn address_space(&mut self, process: &Process, living: &Living) -> Result<AddressSpace> {
@@ -475,6 +499,7 @@ impl Collector {
         sighting: Sighting,
         holder: Tid,
         proc_dir: &ProcDir,
+        close_on_exec: Option<&[(Fd, bool)]>,
     ) -> Result<()> {
         let Sighting::First(claim) = sighting else {
             return Ok(());
@@ -490,6 +515,7 @@ impl Collector {
             pid: process.pid,
             proc_dir,
             inherited: inherited.map(|table| &table.object),
+            close_on_exec,
         };
         let object = self
             .collection
@@ -521,14 +547,13 @@ fn refuse_seccomp(tid: Tid, status: &Status) -> Result<()> {
     ))
 }
 
-/// What descriptors and working folder of a task look like.
-fn looks(proc_dir: &ProcDir, status: &Status) -> Result<(FilesFingerprint, FsFingerprint)> {
+/// What working folder, root and umask of a task look like.
+fn fs_looks(proc_dir: &ProcDir, status: &Status) -> Result<FsFingerprint> {
     let inode = |name: &str| proc_dir.stat(name).map(|stat| (stat.st_dev, stat.st_ino));
     let fs = FsFingerprint {
         cwd: inode("cwd")?,
         root: inode("root")?,
         umask: status.umask,
     };
-    let open = proc_dir.numbers("fd")?.into_iter().map(Fd);
-    Ok((FilesFingerprint::of(open), fs))
+    Ok(fs)
 }

@@ -68,6 +68,14 @@ pub(super) fn look_at(owner: TableOwner<'_>, fds: &[Fd], tree: &FileTree) -> Res
     Ok(all)
 }
 
+impl TableOwner<'_> {
+    fn closes_on_exec(&self, fd: Fd) -> Option<bool> {
+        let known = self.close_on_exec?;
+        let place = known.binary_search_by_key(&fd, |one| one.0).ok()?;
+        Some(known[place].1)
+    }
+}
+
 fn look_at_some(owner: TableOwner<'_>, fds: &[Fd], tree: &FileTree) -> Result<Looks> {
     let mut seen = Looks::default();
     let mut text = Vec::new();
@@ -82,6 +90,16 @@ fn look_at_some(owner: TableOwner<'_>, fds: &[Fd], tree: &FileTree) -> Result<Lo
             seen.kcmp_calls += 1;
             let order = kcmp(tid, owner.tid, resource).on(resource.op(), (owner.tid, fd))?;
             same = (order == Order::Equal).then_some(file);
+        }
+        if let (Some(file), Some(close_on_exec)) = (same, owner.closes_on_exec(fd)) {
+            seen.looks.push((
+                fd,
+                Look::Inherited {
+                    file,
+                    close_on_exec,
+                },
+            ));
+            continue;
         }
         let name = format!("fdinfo/{fd}");
         let filled = owner.proc_dir.read_into(&name, &mut text)?;

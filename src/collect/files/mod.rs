@@ -92,6 +92,8 @@ pub struct TableOwner<'a> {
     pub proc_dir: &'a ProcDir,
     /// The table of its parent, whose descriptors it may have inherited.
     pub inherited: Option<&'a DescriptorTable>,
+    /// Its descriptors, ascending, and whether exec closes each, if it was asked for that.
+    pub close_on_exec: Option<&'a [(Fd, bool)]>,
 }
 
 /// Everything about files that was met so far.
@@ -157,9 +159,10 @@ impl Files {
         let mut table = DescriptorTable::default();
         let mut epolls = Vec::new();
         let mut blockers = Vec::new();
-        let mut fds = owner.proc_dir.numbers("fd")?;
-        fds.sort_unstable();
-        let fds: Vec<Fd> = fds.into_iter().map(Fd).collect();
+        let fds = match owner.close_on_exec {
+            Some(known) => known.iter().map(|(fd, _)| *fd).collect(),
+            None => descriptors(owner.proc_dir)?,
+        };
         let seen = look_at(owner, &fds, tree)?;
         let inherited = seen
             .looks
@@ -576,6 +579,16 @@ impl Files {
         }
         Ok(targets)
     }
+}
+
+/// The numbers of a task's descriptors, ascending.
+///
+/// # Errors
+/// Those of listing its `fd` folder.
+pub fn descriptors(proc_dir: &ProcDir) -> Result<Vec<Fd>> {
+    let mut fds = proc_dir.numbers("fd")?;
+    fds.sort_unstable();
+    Ok(fds.into_iter().map(Fd).collect())
 }
 
 impl Sight<'_> {
