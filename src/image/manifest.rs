@@ -93,7 +93,7 @@ pub fn write_manifest(folder: &ImageFolder, account: &Account) -> Result<()> {
             .collect(),
         pages: proto::ManifestPages {
             scanned: account.pages_scanned,
-            zero: 0,
+            zero: account.written.zero_pages,
             shared: 0,
             written: account.written.pages + account.written.shared_pages,
         },

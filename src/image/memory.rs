@@ -230,7 +230,8 @@ impl PagesWriter {
         }
     }
 
-    /// Appends pages of a stopped task.
+    /// Appends pages of a stopped task, and says which: anonymous pages that hold nothing but
+    /// zeros are left out, because that is what a restorer maps there anyway.
     ///
     /// # Errors
     /// A page that cannot be read; writing.
@@ -239,12 +240,48 @@ impl PagesWriter {
         memory: &TaskMemory,
         runs: &[PageRun],
         progress: &mut Progress,
-    ) -> Result<()> {
+    ) -> Result<Vec<PageRun>> {
+        let mut kept = Vec::with_capacity(runs.len());
         for run in runs {
-            self.copy_with(run.start, run.end, |from, buffer| {
+            let mut read = |from, buffer: &mut [u8]| {
                 progress.advance(buffer.len() as u64);
                 memory.read(from, buffer)
-            })?;
+            };
+            if run.lazy {
+                self.copy_without_zeros(run, &mut kept, read)?;
+            } else {
+                self.copy_with(run.start, run.end, &mut read)?;
+                kept.push(*run);
+            }
+        }
+        Ok(kept)
+    }
+
+    fn copy_without_zeros(
+        &mut self,
+        run: &PageRun,
+        kept: &mut Vec<PageRun>,
+        mut read: impl FnMut(u64, &mut [u8]) -> Result<()>,
+    ) -> Result<()> {
+        const PAGE: usize = 4096;
+        let mut from = run.start;
+        while from < run.end {
+            let room = (self.buffer.len() - self.filled) as u64;
+            let len = usize::try_from((run.end - from).min(room)).unwrap_or(0);
+            let start = self.filled;
+            read(from, &mut self.buffer[start..start + len])?;
+            for page in (start..start + len).step_by(PAGE) {
+                if is_zero(&self.buffer[page..page + PAGE]) {
+                    continue;
+                }
+                self.buffer.copy_within(page..page + PAGE, self.filled);
+                self.filled += PAGE;
+                push_page(kept, from + (page - start) as u64);
+            }
+            from += len as u64;
+            if self.filled == self.buffer.len() {
+                self.flush()?;
+            }
         }
         Ok(())
     }
@@ -295,5 +332,63 @@ impl PagesWriter {
             size_bytes: self.size_bytes,
             crc32: self.crc.finalize(),
         })
+    }
+}
+
+fn is_zero(page: &[u8]) -> bool {
+    const LINE: [u8; 64] = [0; 64];
+    page.chunks_exact(LINE.len()).all(|line| line == LINE)
+}
+
+/// Appends one page that may be served late.
+fn push_page(runs: &mut Vec<PageRun>, start: u64) {
+    match runs.last_mut() {
+        Some(last) if last.lazy && last.end == start => last.end += PAGE_BYTES,
+        _ => runs.push(PageRun {
+            start,
+            end: start + PAGE_BYTES,
+            lazy: true,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_are_left_out_and_the_rest_stays_in_order() {
+        let file = tempfile::tempfile().unwrap();
+        let mut writer = PagesWriter::new(file.try_clone().unwrap(), "pages".to_owned());
+        // Of six pages 0, 3 and 4 hold their number plus one.
+        let base = 0x10_0000;
+        let run = PageRun {
+            start: base,
+            end: base + 6 * PAGE_BYTES,
+            lazy: true,
+        };
+        let mut kept = Vec::new();
+        let fill = |from: u64, buffer: &mut [u8]| {
+            for (index, page) in buffer.chunks_exact_mut(4096).enumerate() {
+                let number = u8::try_from((from - base) / PAGE_BYTES).unwrap()
+                    + u8::try_from(index).unwrap();
+                page.fill(if [0, 3, 4].contains(&number) {
+                    number + 1
+                } else {
+                    0
+                });
+            }
+            Ok(())
+        };
+        writer.copy_without_zeros(&run, &mut kept, fill).unwrap();
+        assert_eq!(writer.finish().unwrap().size_bytes, 3 * PAGE_BYTES);
+        let pages: Vec<(u64, u64)> = kept
+            .iter()
+            .map(|run| ((run.start - base) / PAGE_BYTES, run.pages()))
+            .collect();
+        assert_eq!(pages, [(0, 1), (3, 2)]);
+        let mut bytes = vec![0; 3 * 4096];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        assert_eq!([bytes[0], bytes[4096], bytes[8192]], [1, 4, 5]);
     }
 }

@@ -35,6 +35,8 @@ pub struct Written {
     pub pages: u64,
     /// Pages of shared memory.
     pub shared_pages: u64,
+    /// Pages of private memory left out because they hold nothing but zeros.
+    pub zero_pages: u64,
 }
 
 /// Writes every image but the inventory, which makes the folder complete.
@@ -195,16 +197,19 @@ impl Writer<'_> {
         let space = space.object;
         self.single(Kind::Mm, task.pid.number(), &mm_entry(task, living, &space))?;
         let pages_id = self.next_pages_id();
+        let file = self.folder.raw_file(Kind::Pages, u64::from(pages_id))?;
+        let mut pages = PagesWriter::new(file, Kind::Pages.file_name(u64::from(pages_id)));
+        let kept = pages.copy(&holdings.memory, &space.pages, self.progress)?;
+        self.folder.record(pages.finish()?);
+        let count = |runs: &[PageRun]| runs.iter().map(PageRun::pages).sum::<u64>();
+        self.written.pages += count(&kept);
+        self.written.zero_pages += count(&space.pages) - count(&kept);
+
         let mut pagemap = self
             .folder
             .writer(Kind::Pagemap, u64::from(task.pid.number()))?;
-        write_pagemap(&mut pagemap, pages_id, &space.pages)?;
+        write_pagemap(&mut pagemap, pages_id, &kept)?;
         self.folder.record(pagemap.finish()?);
-        let file = self.folder.raw_file(Kind::Pages, u64::from(pages_id))?;
-        let mut pages = PagesWriter::new(file, Kind::Pages.file_name(u64::from(pages_id)));
-        pages.copy(&holdings.memory, &space.pages, self.progress)?;
-        self.folder.record(pages.finish()?);
-        self.written.pages += space.pages.iter().map(PageRun::pages).sum::<u64>();
         Ok(())
     }
 

@@ -198,6 +198,10 @@ int main(void)
     signal(SIGCHLD, on_child);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         pthread_create(&thread, 0, all[i], 0);
+    /* every thread has made its mappings once it has gone round */
+    for (int i = 0; i < 6; i++)
+        while (!rounds[i])
+            usleep(10000);
     usleep(50000);
     puts("ready");
     for (;;) {

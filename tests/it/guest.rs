@@ -67,6 +67,18 @@ impl Guest {
         });
     }
 
+    /// Waits until `text` stands in at least `count` lines of the output.
+    pub(crate) fn wait_until_lines(&self, text: &str, count: usize) {
+        let enough = || {
+            self.output()
+                .lines()
+                .filter(|line| line.contains(text))
+                .count()
+                >= count
+        };
+        self.wait_until(&format!("{count} lines with {text:?}"), enough);
+    }
+
     /// Waits until the output has grown by some lines.
     pub(crate) fn goes_on(&self) {
         let before = self.output().lines().count();

@@ -15,6 +15,19 @@ pub(crate) struct Outside {
 }
 
 impl Outside {
+    /// Looks at a process until it does not change any more, e.g. by loading its libraries.
+    pub(crate) fn settled(pid: i32) -> Self {
+        let mut last = Self::of(pid);
+        loop {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            let now = Self::of(pid);
+            if now == last {
+                return now;
+            }
+            last = now;
+        }
+    }
+
     /// Looks at a process; fails if anybody traces it.
     pub(crate) fn of(pid: i32) -> Self {
         let proc = std::path::PathBuf::from(format!("/proc/{pid}"));
@@ -60,5 +73,37 @@ impl Outside {
                 .map(str::to_owned)
                 .collect(),
         }
+    }
+
+    /// Fails if a process does not come to look the same, and says what differs.
+    ///
+    /// It gets a moment: a thread that was let go has a call to enter again, and until it has
+    /// run, one in `sigsuspend` shows the mask it has outside of it.
+    pub(crate) fn assert_still(&self, pid: i32) {
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        let mut now = Self::of(pid);
+        while *self != now && std::time::Instant::now() < end {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            now = Self::of(pid);
+        }
+        let (before, after) = (format!("{self:#?}"), format!("{now:#?}"));
+        let lines = |text: &str| {
+            text.replace("\\n", "\n")
+                .lines()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        let (before, after) = (lines(&before), lines(&after));
+        let gone = before.iter().filter(|line| !after.contains(line));
+        let new = after.iter().filter(|line| !before.contains(line));
+        let differences: Vec<_> = gone
+            .map(|line| format!("- {line}"))
+            .chain(new.map(|line| format!("+ {line}")))
+            .collect();
+        assert!(
+            *self == now,
+            "{pid} looks different:\n{}",
+            differences.join("\n")
+        );
     }
 }

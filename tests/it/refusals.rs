@@ -45,7 +45,7 @@ fn a_traced_task() {
         Command::new("sh").args(["-c", "echo ready; exec sleep 1000"]),
         "ready",
     );
-    let before = Outside::of(guest.pid());
+    let before = Outside::settled(guest.pid());
     let pid = nix::unistd::Pid::from_raw(guest.pid());
     nix::sys::ptrace::seize(pid, nix::sys::ptrace::Options::empty()).unwrap();
     let (_dir, images) = images();
@@ -58,7 +58,7 @@ fn a_traced_task() {
     nix::sys::ptrace::interrupt(pid).unwrap();
     nix::sys::wait::waitpid(pid, None).unwrap();
     nix::sys::ptrace::detach(pid, None).unwrap();
-    assert_eq!(Outside::of(guest.pid()), before);
+    before.assert_still(guest.pid());
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn a_task_in_namespaces_of_its_own() {
             Command::new("unshare").args([flag, "sh", "-c", script]),
             "ready",
         );
-        let before = Outside::of(guest.pid());
+        let before = Outside::settled(guest.pid());
         let (_dir, images) = images();
         refused(
             &run(&mut dedump(guest.pid(), &images, &[])),
@@ -82,14 +82,14 @@ fn a_task_in_namespaces_of_its_own() {
             &images,
             &[word],
         );
-        assert_eq!(Outside::of(guest.pid()), before);
+        before.assert_still(guest.pid());
     }
 }
 
 #[test]
 fn a_32_bit_task() {
     let guest = Guest::of_ours("ia32");
-    let before = Outside::of(guest.pid());
+    let before = Outside::settled(guest.pid());
     let (_dir, images) = images();
     refused(
         &run(&mut dedump(guest.pid(), &images, &[])),
@@ -98,7 +98,7 @@ fn a_32_bit_task() {
         &["32-bit"],
     );
     assert!(guest.is_alive());
-    assert_eq!(Outside::of(guest.pid()), before);
+    before.assert_still(guest.pid());
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn a_folder_that_cannot_be_written_or_holds_a_dump() {
         Command::new("sh").args(["-c", "echo ready; exec sleep 1000"]),
         "ready",
     );
-    let before = Outside::of(guest.pid());
+    let before = Outside::settled(guest.pid());
     let output = run(&mut dedump(guest.pid(), "/proc/self/nowhere".as_ref(), &[]));
     assert_eq!(output.status.code(), Some(1));
     let (_dir, images) = images();
@@ -119,7 +119,7 @@ fn a_folder_that_cannot_be_written_or_holds_a_dump() {
     let again = run(&mut dedump(guest.pid(), &images, &["-R"]));
     assert_eq!(again.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&again.stderr).contains("--overwrite"));
-    assert_eq!(Outside::of(guest.pid()), before);
+    before.assert_still(guest.pid());
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn without_permission() {
         Command::new("sh").args(["-c", "echo ready; exec sleep 1000"]),
         "ready",
     );
-    let before = Outside::of(guest.pid());
+    let before = Outside::settled(guest.pid());
     let dir = tempfile::tempdir().unwrap();
     // An ordinary user must reach both the program and a folder to write to.
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
@@ -160,7 +160,7 @@ fn without_permission() {
         .current_dir("/"));
     refused(&output, 1, &images, &[&guest.pid().to_string()]);
     assert!(!images.exists());
-    assert_eq!(Outside::of(guest.pid()), before);
+    before.assert_still(guest.pid());
 }
 
 #[test]

@@ -128,3 +128,45 @@ fn checks_itself(script: &str) {
         guest.wait_for("done\n");
     }
 }
+
+#[test]
+fn touched_zeros_are_not_written_and_come_back() {
+    let script = "
+import mmap, os, time
+size = 128 << 20
+memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+memory.write(bytes(size))
+memory[5 << 20] = 7
+child = os.fork()
+if child == 0:
+    # Zeros where the parent has something else.
+    memory[5 << 20] = 0
+    memory[9 << 20] = 9
+print('ready', flush=True)
+while not os.path.exists('go'):
+    time.sleep(0.02)
+expected = (9 << 20, 9) if child == 0 else (5 << 20, 7)
+found = bytes(memory)
+right = found[expected[0]] == expected[1] and found.count(0) == size - 1
+print('done' if right else 'BAD memory', os.getpid(), flush=True)
+time.sleep(1000)
+";
+    for release in [Release::Criu42, Release::Criu41] {
+        let mut guest = Guest::start(
+            Command::new("/usr/bin/python3").args(["-c", script]),
+            "ready\n",
+        );
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let (_dir, images) = images();
+        dump(&mut guest, &images);
+        let pages = (1..=2).map(|id| {
+            std::fs::metadata(images.join(format!("pages-{id}.img")))
+                .unwrap()
+                .len()
+        });
+        assert!(pages.sum::<u64>() < 32 << 20);
+        restore(release, &images);
+        std::fs::write(guest.dir.path().join("go"), "").unwrap();
+        guest.wait_until_lines("done", 2);
+    }
+}

@@ -8,7 +8,7 @@ use crate::outside::Outside;
 #[test]
 fn two_hundred_dumps_go_unnoticed() {
     let guest = Guest::of_ours("steady");
-    let before = Outside::of(guest.pid());
+    let before = Outside::settled(guest.pid());
     for _ in 0..200 {
         let (_dir, images) = images();
         let output = run(&mut dedump(guest.pid(), &images, &["-R"]));
@@ -19,7 +19,7 @@ fn two_hundred_dumps_go_unnoticed() {
         );
         assert!(images.join("inventory.img").exists());
     }
-    assert_eq!(Outside::of(guest.pid()), before);
+    before.assert_still(guest.pid());
     guest.goes_on();
 }
 
@@ -31,7 +31,7 @@ fn a_killed_dumper_harms_nobody() {
         60
     };
     let guest = Guest::of_ours("steady");
-    let before = Outside::of(guest.pid());
+    let before = Outside::settled(guest.pid());
     let (dir, images) = images();
     let mut state: u64 = u64::from(std::process::id());
     let mut killed = 0;
@@ -57,7 +57,7 @@ fn a_killed_dumper_harms_nobody() {
     // The next dump removes what a killed one may have left.
     let output = run(&mut dedump(guest.pid(), &images, &["-R", "--overwrite"]));
     assert!(output.status.success());
-    assert_eq!(Outside::of(guest.pid()), before);
+    before.assert_still(guest.pid());
     let hidden = std::fs::read_dir(&images).unwrap().filter(|entry| {
         entry
             .as_ref()

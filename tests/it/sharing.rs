@@ -44,11 +44,11 @@ fn ids(images: &Path, task: u64, leader: u64) -> TaskKobjIdsEntry {
 #[test]
 fn the_matrix() {
     let guest = Guest::of_ours("sharing");
-    let before = Outside::of(guest.pid());
+    let before = Outside::settled(guest.pid());
     let (_dir, images) = images();
     let output = run(&mut dedump(guest.pid(), &images, &["-R"]));
     assert!(output.status.success());
-    assert_eq!(Outside::of(guest.pid()), before);
+    before.assert_still(guest.pid());
 
     let pairs = pairs(&guest.output());
     assert_eq!(pairs.len(), 12 * 3 + 4);
