@@ -11,7 +11,7 @@ mod look;
 mod pipe;
 mod shmem;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -158,6 +158,7 @@ impl Files {
         let pidfd = pidfd.on("pidfd_open", owner.tid)?;
         let mut table = DescriptorTable::default();
         let mut epolls = Vec::new();
+        let mut refused = HashSet::new();
         let mut blockers = Vec::new();
         let fds = match owner.close_on_exec {
             Some(known) => known.iter().map(|(fd, _)| *fd).collect(),
@@ -187,13 +188,15 @@ impl Files {
             };
             match self.descriptor(owner, fd, *other, pidfd.as_fd(), tree, &mut epolls) {
                 Ok(descriptor) => table.descriptors.push(descriptor),
-                Err(Error::Blocked(several)) => blockers.extend(several),
-                Err(error @ Error::Unsupported { .. }) => blockers.push(error),
+                Err(error @ (Error::Blocked(_) | Error::Unsupported { .. })) => {
+                    refused.insert(fd);
+                    blockers.push(error);
+                }
                 Err(error) => return Err(error),
             }
         }
         for (index, fd, extras) in epolls {
-            match self.epoll_targets(owner, fd, &extras, &table) {
+            match self.epoll_targets(owner, fd, &extras, &table, &refused) {
                 Ok(targets) => self.open[index].kind = FileKind::Epoll { targets },
                 Err(error) => blockers.push(error),
             }
@@ -521,6 +524,7 @@ impl Files {
         epoll: Fd,
         extras: &Extras,
         table: &DescriptorTable,
+        refused: &HashSet<Fd>,
     ) -> Result<Vec<EpollTarget>> {
         let has_inode =
             |file: ObjectId, inode| self.inodes.get(&file).is_some_and(|known| known.1 == inode);
@@ -566,6 +570,10 @@ impl Files {
                 found
             };
             let Some(fd) = fd else {
+                if refused.contains(&Fd(line.fd)) {
+                    // Said already, of the descriptor itself.
+                    continue;
+                }
                 return Err(Error::unsupported(
                     (owner.tid, epoll),
                     format!(
