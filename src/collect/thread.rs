@@ -5,8 +5,9 @@
 
 use crate::error::{Error, Result, ResultExt};
 use crate::freeze::Stopped;
+use crate::freeze::interrupted::restarted;
 use crate::ids::Tid;
-use crate::inject::{Batch, Buffer, CallIndex, Results, before_call, restarted};
+use crate::inject::{Batch, Buffer, CallIndex, Results};
 use crate::proc::memory::TaskMemory;
 use crate::proc::status::Status;
 use crate::sys::ptrace::{self, Registers, RseqConfiguration, SIGINFO_BYTES, UserDesc};
@@ -58,7 +59,6 @@ impl Capture {
                 "only x86-64 programs are supported",
             ));
         }
-        undo_interruption(&mut registers);
         let rseq = ptrace::rseq_configuration(tid).on("ptrace GET_RSEQ_CONFIGURATION", tid)?;
         let rseq_section = leave_critical_section(&mut registers, rseq, memory, tid)?;
         if ptrace::dispatches_syscalls(tid) == Ok(true) {
@@ -97,32 +97,6 @@ impl Capture {
         if effective != self.blocked {
             self.registers = restarted(&self.registers);
         }
-    }
-}
-
-/// Puts a thread back in front of a call that our interruption ended with `EINTR`.
-///
-/// Nearly every call is restarted by the kernel after a stop, or goes on with the time that
-/// was left. A few are not; where they would have waited for ever, making the call again is
-/// the same as never having been interrupted. With a time-out it would wait longer than it was
-/// told, so that such a call returns `EINTR`, as signal(7) says it does after a stop.
-fn undo_interruption(registers: &mut Registers) {
-    const EINTR: u64 = 4_u64.wrapping_neg();
-    let Ok(call) = i64::try_from(registers.orig_rax) else {
-        return;
-    };
-    if registers.rax != EINTR {
-        return;
-    }
-    let waits_for_ever = match call {
-        libc::SYS_epoll_wait | libc::SYS_epoll_pwait => low_half(registers.r10) == u32::MAX,
-        libc::SYS_epoll_pwait2 | libc::SYS_semtimedop => registers.r10 == 0,
-        libc::SYS_rt_sigtimedwait => registers.rdx == 0,
-        libc::SYS_semop => true,
-        _ => false,
-    };
-    if waits_for_ever {
-        *registers = before_call(registers, registers.orig_rax);
     }
 }
 

@@ -6,6 +6,7 @@
 //! stopped tree confirms that nobody was missed.
 
 mod examine;
+pub mod interrupted;
 mod stopped;
 
 use std::collections::HashSet;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use crate::error::{Error, Result, ResultExt};
+use crate::freeze::interrupted::undo_interruption;
 use crate::ids::Tid;
 use crate::sys::ptrace::{self, Registers, Seen};
 
@@ -83,12 +84,16 @@ impl Seized {
                 }
             };
             self.held = false;
-            return Ok(Ok(Stopped {
+            let stopped = Stopped {
                 tid: self.tid,
                 group_stop,
                 held: true,
                 not_send: PhantomData,
-            }));
+            };
+            if group_stop.is_none() {
+                take_up_call(self.tid)?;
+            }
+            return Ok(Ok(stopped));
         }
     }
 }
@@ -109,6 +114,9 @@ impl Drop for Seized {
             if signal != 0 {
                 let _ = ptrace::cont(self.tid, signal);
                 continue;
+            }
+            if seen == Seen::EventStop {
+                let _ = take_up_call(self.tid);
             }
             let _ = ptrace::detach(self.tid);
             return;
@@ -150,7 +158,11 @@ impl Stopped {
             ptrace::interrupt(self.tid).on("ptrace INTERRUPT", self.tid)?;
             loop {
                 match wait(self.tid, deadline)? {
-                    Some(Seen::EventStop | Seen::GroupStop(_)) => break,
+                    Some(Seen::GroupStop(_)) => break,
+                    Some(Seen::EventStop) => {
+                        take_up_call(self.tid)?;
+                        break;
+                    }
                     Some(Seen::Gone(_)) => return Err(Error::Vanished { tid: self.tid }),
                     Some(Seen::Signal(signal)) => {
                         ptrace::cont(self.tid, signal).on("ptrace CONT", self.tid)?
@@ -222,6 +234,16 @@ impl Drop for Stopped {
             let _ = ptrace::detach(self.tid);
         }
     }
+}
+
+/// Undoes at once what our stop did to a call: the thread may be let go, or we may die, at any
+/// moment from now on.
+fn take_up_call(tid: Tid) -> Result<()> {
+    let mut registers = ptrace::registers(tid).on("ptrace GETREGS", tid)?;
+    if undo_interruption(&mut registers) {
+        ptrace::set_registers(tid, &registers).on("ptrace SETREGS", tid)?;
+    }
+    Ok(())
 }
 
 /// Waits for the next report of a traced thread; `None` when the deadline passed first.

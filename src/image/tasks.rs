@@ -6,7 +6,7 @@ use super::proto;
 use crate::collect::task::{Handler, Interval, Living, PosixTimer, Task};
 use crate::collect::thread::{Capture, QueuedSignal, Thread};
 use crate::error::{Error, Result};
-use crate::inject::{Restart, restart_of, restarted};
+use crate::freeze::interrupted::{Restart, restart_of, restarted};
 use crate::proc::timers::{Notify, Receiver};
 use crate::sys::ptrace::{Registers, UserDesc};
 use crate::sys::xstate;

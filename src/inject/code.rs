@@ -9,6 +9,7 @@
 //! that region: the zero padding behind the vdso's text. It also records where the region
 //! is, so that a later dump finds what a killed one left behind.
 
+use crate::freeze::interrupted::restarted;
 use crate::sys::ptrace::Registers;
 
 /// Bytes reserved for one epilogue.
@@ -19,58 +20,6 @@ pub(super) const ENTRY_BYTES: usize = 512;
 const ENTRY_MAGIC: &[u8; 16] = b"dedump entry 1\0\0";
 /// Magic, then start and length of the region, then code.
 const ENTRY_CODE_OFFSET: usize = 32;
-
-const ERESTARTSYS: u64 = 512_u64.wrapping_neg();
-const ERESTARTNOINTR: u64 = 513_u64.wrapping_neg();
-const ERESTARTNOHAND: u64 = 514_u64.wrapping_neg();
-const ERESTART_RESTARTBLOCK: u64 = 516_u64.wrapping_neg();
-const SYSCALL_INSTRUCTION_BYTES: u64 = 2;
-
-/// How the kernel would take an interrupted system call up again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Restart {
-    /// The thread was not in a system call, or the call was complete.
-    None,
-    /// The call is made again with the same arguments.
-    SameCall,
-    /// `restart_syscall(2)` goes on with what the kernel remembers.
-    RestartBlock,
-}
-
-/// Tells from the registers of a thread at an event stop how its system call goes on.
-#[must_use]
-pub fn restart_of(registers: &Registers) -> Restart {
-    if registers.orig_rax.cast_signed() < 0 {
-        return Restart::None;
-    }
-    match registers.rax {
-        ERESTARTSYS | ERESTARTNOINTR | ERESTARTNOHAND => Restart::SameCall,
-        ERESTART_RESTARTBLOCK => Restart::RestartBlock,
-        _ => Restart::None,
-    }
-}
-
-/// The registers with which the thread would be back in user mode, before its call is restarted.
-#[must_use]
-pub fn restarted(registers: &Registers) -> Registers {
-    match restart_of(registers) {
-        Restart::None => *registers,
-        Restart::SameCall => before_call(registers, registers.orig_rax),
-        Restart::RestartBlock => before_call(registers, libc::SYS_restart_syscall.unsigned_abs()),
-    }
-}
-
-/// The registers in front of the system call instruction that was just left, about to make
-/// call `number`.
-#[must_use]
-pub fn before_call(registers: &Registers, number: u64) -> Registers {
-    Registers {
-        rax: number,
-        rip: registers.rip - SYSCALL_INSTRUCTION_BYTES,
-        orig_rax: u64::MAX,
-        ..*registers
-    }
-}
 
 /// Machine code that loads all general registers but `rsp`, which the stub never changes,
 /// the arithmetic flags, and jumps.
@@ -208,31 +157,6 @@ mod tests {
         registers.orig_rax = u64::MAX;
         registers.rip = 0x1000;
         registers
-    }
-
-    #[test]
-    fn an_interrupted_call_is_made_again() {
-        let mut before = registers();
-        before.orig_rax = 0;
-        before.rax = ERESTARTSYS;
-        let after = restarted(&before);
-        assert_eq!((after.rax, after.rip), (0, 0xffe));
-    }
-
-    #[test]
-    fn a_sleep_goes_on_through_restart_syscall() {
-        let mut before = registers();
-        before.orig_rax = 35;
-        before.rax = ERESTART_RESTARTBLOCK;
-        assert_eq!(restart_of(&before), Restart::RestartBlock);
-        assert_eq!(restarted(&before).rax, 219);
-    }
-
-    #[test]
-    fn a_register_that_looks_like_a_restart_is_left_alone_outside_of_calls() {
-        let mut before = registers();
-        before.rax = ERESTARTSYS;
-        assert_eq!(restarted(&before).rip, before.rip);
     }
 
     #[test]

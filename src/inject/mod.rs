@@ -35,7 +35,6 @@ use std::time::Instant;
 use tracing::debug;
 
 pub use batch::{Argument, Batch, Buffer, CallIndex, Results};
-pub use code::{Restart, before_call, restart_of, restarted};
 
 use crate::error::{Error, Result, ResultExt};
 use crate::freeze::{Stopped, wait};

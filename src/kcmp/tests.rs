@@ -48,7 +48,18 @@ impl Program {
     fn start() -> Self {
         let mut command = Command::new("cat");
         command.stdin(Stdio::piped()).stdout(Stdio::null());
-        Self(command.spawn().unwrap())
+        let program = Self(command.spawn().unwrap());
+        // spawn returns once exec closes descriptors, a moment before the new stack is known.
+        let dir = ProcDir::open(program.pid()).unwrap();
+        while parse_stat(&dir.read("stat").unwrap())
+            .unwrap()
+            .layout
+            .start_stack
+            == 0
+        {
+            std::thread::yield_now();
+        }
+        program
     }
 
     fn pid(&self) -> Pid {

@@ -143,6 +143,24 @@ static void *in_sigsuspend(void *unused)
     return 0;
 }
 
+static void *in_epoll_for_ever(void *unused)
+{
+    struct epoll_event event = {.events = EPOLLIN};
+    int set = epoll_create1(0);
+    epoll_ctl(set, EPOLL_CTL_ADD, a_pipe(), &event);
+    bad("epoll_wait without time-out", epoll_wait(set, &event, 1, -1), errno);
+    return 0;
+}
+
+static void *in_sigwaitinfo(void *unused)
+{
+    sigset_t usr2;
+    sigemptyset(&usr2);
+    sigaddset(&usr2, SIGUSR2);
+    bad("sigwaitinfo", sigwaitinfo(&usr2, 0), errno);
+    return 0;
+}
+
 static void *in_registers(void *unused)
 {
     uint64_t in[4] = {0x1111111111111111, 0x2222222222222222, 0x3333333333333333, 0x4444444444444444}, out[4];
@@ -190,13 +208,22 @@ static void on_child(int signal)
     bad("SIGCHLD", signal, 0);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    /* with "restarted": only calls that the kernel itself takes up again after a stop;
+     * with "io_uring": something that no dump can hold */
+    char parameters[120] = {0};
+    if (argc > 1 && !strcmp(argv[1], "io_uring") && syscall(SYS_io_uring_setup, 1, parameters) < 0)
+        bad("io_uring_setup", errno, 0);
     void *(*all[])(void *) = {in_nanosleep, in_poll, in_futex, in_epoll, in_select, in_read,
-                              in_pause, in_sigsuspend, in_registers, in_memory};
+                              in_pause, in_sigsuspend, in_registers, in_memory,
+                              in_epoll_for_ever, in_sigwaitinfo};
+    size_t count = sizeof all / sizeof *all;
     pthread_t thread;
     signal(SIGCHLD, on_child);
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+    if (argc > 1 && !strcmp(argv[1], "restarted"))
+        count -= 2;
+    for (size_t i = 0; i < count; i++)
         pthread_create(&thread, 0, all[i], 0);
     /* every thread has made its mappings once it has gone round */
     for (int i = 0; i < 6; i++)

@@ -46,10 +46,15 @@ impl Guest {
 
     /// One of the programs of `tests/guests`.
     pub(crate) fn of_ours(name: &str) -> Self {
+        Self::of_ours_with(name, &[])
+    }
+
+    /// One of the programs of `tests/guests`, with arguments.
+    pub(crate) fn of_ours_with(name: &str, arguments: &[&str]) -> Self {
         let program = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("target/guests")
             .join(name);
-        Self::start(&mut Command::new(program), "ready")
+        Self::start(Command::new(program).args(arguments), "ready")
     }
 
     pub(crate) fn pid(&self) -> i32 {

@@ -102,6 +102,23 @@ fn a_32_bit_task() {
 }
 
 #[test]
+fn what_is_found_in_a_frozen_task() {
+    let guest = Guest::of_ours_with("steady", &["io_uring"]);
+    let before = Outside::settled(guest.pid());
+    for _ in 0..20 {
+        let (_dir, images) = images();
+        refused(
+            &run(&mut dedump(guest.pid(), &images, &[])),
+            1,
+            &images,
+            &["io_uring"],
+        );
+    }
+    before.assert_still(guest.pid());
+    guest.goes_on();
+}
+
+#[test]
 fn a_folder_that_cannot_be_written_or_holds_a_dump() {
     let guest = Guest::start(
         Command::new("sh").args(["-c", "echo ready; exec sleep 1000"]),
