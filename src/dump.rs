@@ -1,18 +1,23 @@
 //! The pipeline: freeze → identify → collect → write → release.
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{info, warn};
 
-use crate::collect::memory::PAGE_BYTES;
-use crate::collect::tree::collect;
+use crate::collect::memory::{PAGE_BYTES, open_pagemap};
+use crate::collect::page_identity::{Candidate, SharedPages};
+use crate::collect::tree::{Collection, collect};
 use crate::error::{Error, IoResultExt, Result};
-use crate::freeze::{After, examine, freeze};
+use crate::freeze::{After, FrozenTree, examine, freeze};
+use crate::ids::Tid;
 use crate::image::folder::{FolderOptions, ImageFolder};
 use crate::image::manifest::{Account, write_manifest, write_stats};
-use crate::image::write::{write, write_inventory};
+use crate::image::previous::PreviousFolder;
+use crate::image::write::{Earlier, write, write_inventory};
 use crate::options::DumpOptions;
+use crate::proc::ProcDir;
 use crate::progress::Progress;
 
 /// Dumps a process tree.
@@ -32,6 +37,14 @@ pub fn run(options: &DumpOptions) -> Result<()> {
             sync: options.sync,
         },
     )?;
+    let earlier = options.prev_images_dir.as_deref().map(|link| {
+        let folder = PreviousFolder::open(&options.images_dir.join(link))?;
+        Ok(Earlier {
+            folder,
+            link: link.to_owned(),
+        })
+    });
+    let earlier = earlier.transpose()?;
     let started = SystemTime::now();
     let mut clock = Clock::start();
     // Far enough off to be never.
@@ -55,8 +68,16 @@ pub fn run(options: &DumpOptions) -> Result<()> {
         .iter()
         .map(|space| space.object.pages_scanned)
         .sum();
+    let shared = if options.page_dedup {
+        shared_pages(&tree, &collection)?
+    } else {
+        SharedPages::none(collection.spaces.len())
+    };
+    clock.stage("compare");
+
     let progress = Progress::pages(pages_scanned * PAGE_BYTES, options.progress);
-    let written = write(&folder, collection, progress)?;
+    let written = write(&folder, collection, &shared, earlier.as_ref(), &progress)?;
+    drop(progress);
     clock.stage("write");
 
     let account = Account {
@@ -83,6 +104,27 @@ pub fn run(options: &DumpOptions) -> Result<()> {
         print(&account, &clock)?;
     }
     Ok(())
+}
+
+/// Finds the pages that several address spaces share.
+fn shared_pages(tree: &FrozenTree, collection: &Collection) -> Result<SharedPages> {
+    let folders: HashMap<Tid, &ProcDir> = tree
+        .processes
+        .iter()
+        .map(|process| (process.pid.leader(), &process.proc_dir))
+        .collect();
+    let mut candidates = Vec::with_capacity(collection.spaces.len());
+    for space in &collection.spaces {
+        let Some(proc_dir) = folders.get(&space.holder) else {
+            return Err(Error::Vanished { tid: space.holder });
+        };
+        candidates.push(Candidate {
+            tid: space.holder,
+            pagemap: open_pagemap(proc_dir)?,
+            runs: &space.object.pages,
+        });
+    }
+    SharedPages::find(&candidates)
 }
 
 /// A dump holds two descriptors for every process: take as many as we may have.
@@ -129,6 +171,13 @@ fn print(account: &Account, clock: &Clock) -> Result<()> {
     text += &format!(
         "{:<10} {:>10} pages, {} of shared memory\n",
         "written", account.written.pages, account.written.shared_pages
+    );
+    text += &format!(
+        "{:<10} {:>10} pages of zeros, {} that another task has, {} that the earlier dump has\n",
+        "left out",
+        account.written.zero_pages,
+        account.written.left_to_family_pages,
+        account.written.unchanged_pages
     );
     std::io::stdout()
         .write_all(text.as_bytes())

@@ -36,6 +36,12 @@ pub struct DumpOptions {
     pub overwrite: bool,
     /// Whether a tree may be killed although no restorer can bring it back as it was.
     pub allow_unrestorable: bool,
+    /// Whether a page that several tasks share is written once; otherwise each task's pages
+    /// file holds all of its pages, and no folder `parent` is needed.
+    pub page_dedup: bool,
+    /// An earlier dump of the same tree, as seen from `images_dir`: what did not change since
+    /// is not written again.
+    pub prev_images_dir: Option<PathBuf>,
     /// Whether every file and folder is on the disk before the dump counts as done.
     pub sync: bool,
     /// Whether the figures of the dump are printed to standard output at its end.
@@ -58,6 +64,8 @@ impl DumpOptions {
             timeout: Some(DEFAULT_TIMEOUT),
             overwrite: false,
             allow_unrestorable: false,
+            page_dedup: true,
+            prev_images_dir: None,
             sync: false,
             display_stats: false,
             progress: false,

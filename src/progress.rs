@@ -1,5 +1,6 @@
 //! The bar that a user sees when copying pages takes long.
 
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -15,7 +16,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 pub struct Progress {
     bar: Option<ProgressBar>,
     started: Instant,
-    drawn: bool,
+    drawn: Once,
 }
 
 impl Progress {
@@ -36,7 +37,7 @@ impl Progress {
         Self {
             bar,
             started: Instant::now(),
-            drawn: false,
+            drawn: Once::new(),
         }
     }
 
@@ -46,13 +47,13 @@ impl Progress {
         Self::pages(0, false)
     }
 
-    /// Another `bytes` are done.
-    pub fn advance(&mut self, bytes: u64) {
+    /// Another `bytes` are done; may be called from several threads.
+    pub fn advance(&self, bytes: u64) {
         let Some(bar) = &self.bar else { return };
-        if !self.drawn && self.started.elapsed() >= PATIENCE {
+        if !self.drawn.is_completed() && self.started.elapsed() >= PATIENCE {
             // Stays hidden by itself where standard error is no terminal.
-            bar.set_draw_target(ProgressDrawTarget::stderr());
-            self.drawn = true;
+            self.drawn
+                .call_once(|| bar.set_draw_target(ProgressDrawTarget::stderr()));
         }
         bar.inc(bytes);
     }

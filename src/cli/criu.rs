@@ -69,7 +69,7 @@ const CGROUP_FREEZER: Fate = Later("every task is stopped by ptrace alone");
 const CONFIG: Fate = Later("no configuration file is read; give its options on the command line");
 const EXTERNAL: Fate = Later("a resource outside the tree is never left out");
 const LOCKS: Fate = Later("file locks are not dumped");
-const MEMORY: Fate = Later("every dump is a full one");
+const MEMORY: Fate = Later("memory is read while the tree is dumped, not before");
 const MOUNTS: Fate = Later("trees in a mount namespace of their own are not dumped");
 const NAMESPACES: Fate = Later("trees in namespaces of their own are not dumped");
 const NETWORK: Fate = Later("connected TCP sockets are not dumped");
@@ -88,6 +88,7 @@ pub(super) const OPTIONS: &[Opt] = &[
     both(b's', "leave-stopped", Never, Taken),
     both(b'j', "shell-job", Switch, Taken),
     long("timeout", Required, Taken),
+    long("prev-images-dir", Required, Taken),
     long("display-stats", Switch, Taken),
     long("no-default-config", Never, Taken),
     both(b'h', "help", Never, Taken),
@@ -102,6 +103,11 @@ pub(super) const OPTIONS: &[Opt] = &[
         "unprivileged",
         Switch,
         Idle("a right is asked for only where it is needed"),
+    ),
+    long(
+        "track-mem",
+        Switch,
+        Idle("what changed is found by comparing with the earlier dump"),
     ),
     long(
         "deprecated",
@@ -121,7 +127,11 @@ pub(super) const OPTIONS: &[Opt] = &[
         Switch,
         Later("mappings of uprobes are not dumped"),
     ),
-    long("auto-dedup", Switch, MEMORY),
+    long(
+        "auto-dedup",
+        Switch,
+        Later("pages are never removed from an earlier dump"),
+    ),
     long("cgroup-dump-controller", Required, CGROUPS),
     long("cgroup-props", Required, CGROUPS),
     long("cgroup-props-file", Required, CGROUPS),
@@ -194,7 +204,6 @@ pub(super) const OPTIONS: &[Opt] = &[
     ),
     long("port", Required, PAGES_AWAY),
     long("pre-dump-mode", Required, MEMORY),
-    long("prev-images-dir", Required, MEMORY),
     long("ps-socket", Required, PAGES_AWAY),
     both(b'r', "root", Required, MOUNTS),
     long("skip-in-flight", Switch, NETWORK),
@@ -213,7 +222,6 @@ pub(super) const OPTIONS: &[Opt] = &[
     long("tls-cert", Required, PAGES_AWAY),
     long("tls-key", Required, PAGES_AWAY),
     long("tls-no-cn-verify", Never, PAGES_AWAY),
-    long("track-mem", Switch, MEMORY),
     // For other commands.
     long("all", Never, CHECK),
     long("experimental", Switch, CHECK),
@@ -233,6 +241,7 @@ pub(super) const OPTIONS: &[Opt] = &[
     long("weak-sysctls", Switch, RESTORE),
     // Our own.
     long("allow-unrestorable", Switch, Taken),
+    long("no-page-dedup", Switch, Taken),
     long("overwrite", Switch, Taken),
     long("sync", Switch, Taken),
 ];

@@ -43,11 +43,11 @@ pub(super) struct DumpArgs {
     #[arg(short = 'W', long, value_name = "DIR")]
     work_dir: Option<PathBuf>,
 
-    /// Log to FILE in the work folder, - for standard output [default: stderr]
+    /// Log to FILE in the work folder, - for stdout [default: stderr]
     #[arg(short = 'o', long, value_name = "FILE")]
     log_file: Option<PathBuf>,
 
-    /// Level N, or one up per v: 1 errors, 2 warnings, 3 news, 4 all [else 2]
+    /// Level N, or up by v: 1 errors, 2 warnings, 3 news, 4 all [else 2]
     #[arg(
         short,
         long,
@@ -68,11 +68,11 @@ pub(super) struct DumpArgs {
     #[arg(short = 's', long, overrides_with = "leave_running")]
     leave_stopped: bool,
 
-    /// Dump a shell's job: session or process group led from outside the tree
+    /// Dump a shell's job: session or group led from outside the tree
     #[arg(short = 'j', long)]
     shell_job: bool,
 
-    /// Seconds that the tree may take to stop; 0 waits for ever
+    /// Seconds the tree may take to stop; 0 waits for ever
     #[arg(long, value_name = "S", default_value_t = DEFAULT_TIMEOUT.as_secs())]
     timeout: u64,
 
@@ -91,6 +91,14 @@ pub(super) struct DumpArgs {
     /// Kill even what no restorer brings back as it was (not in criu)
     #[arg(long)]
     allow_unrestorable: bool,
+
+    /// Earlier dump, seen from the images folder: write only what changed
+    #[arg(long, value_name = "DIR")]
+    prev_images_dir: Option<PathBuf>,
+
+    /// Write all pages of each task, shared ones too (not in criu)
+    #[arg(long)]
+    no_page_dedup: bool,
 
     /// Have everything on the disk before any task is let go (not in criu)
     #[arg(long)]
@@ -143,6 +151,8 @@ impl DumpArgs {
             timeout: (self.timeout > 0).then(|| Duration::from_secs(self.timeout)),
             overwrite: self.overwrite,
             allow_unrestorable: self.allow_unrestorable,
+            page_dedup: !self.no_page_dedup,
+            prev_images_dir: self.prev_images_dir,
             sync: self.sync,
             display_stats: self.display_stats,
             progress,

@@ -331,6 +331,10 @@ fn push_without(runs: &mut Vec<PageRun>, run: PageRun, stack_page: u64) {
     runs.extend(parts.into_iter().filter(|part| part.start < part.end));
 }
 
-fn open_pagemap(proc_dir: &ProcDir) -> Result<File> {
+/// Opens `/proc/PID/pagemap`.
+///
+/// # Errors
+/// `EACCES` no ptrace access; `ENOENT` gone.
+pub fn open_pagemap(proc_dir: &ProcDir) -> Result<File> {
     proc_dir.open_file("pagemap", OFlag::O_RDONLY)
 }

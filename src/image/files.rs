@@ -3,18 +3,15 @@
 
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
 
 use super::framing::ImageWriter;
-use super::memory::{PRESENT, PagesWriter, pagemap_entry};
 use super::proto;
 use super::sockets::{inet_entry, unix_entry};
 use crate::collect::files::{
     DescriptorTable, EpollTarget, FileKind, Ghost, OpenFile, PipeContent, Segment,
 };
-use crate::collect::memory::PAGE_BYTES;
 use crate::collect::sockets::Socket;
-use crate::error::{IoResultExt, Result};
+use crate::error::Result;
 use crate::ids::ObjectId;
 use crate::sys::fcntl::Owner;
 
@@ -302,36 +299,4 @@ pub fn memfd_entry(segment: &Segment) -> proto::MemfdInodeEntry {
         hugetlb_flag: None,
         mode: Some(stat.st_mode),
     }
-}
-
-/// Writes the `pagemap-shmem-` of a segment and its pages; returns their number.
-///
-/// # Errors
-/// Reading the segment, writing.
-pub fn write_segment(
-    pagemap: &mut ImageWriter,
-    pages: &mut PagesWriter,
-    pages_id: u32,
-    segment: &Segment,
-) -> Result<u64> {
-    pagemap.entry(&proto::PagemapHead { pages_id })?;
-    let mut total = 0;
-    for extent in &segment.extents {
-        let count = (extent.end - extent.start) / PAGE_BYTES;
-        pagemap.entry(&pagemap_entry(extent.start, count, PRESENT))?;
-        pages.copy_with(extent.start, extent.end, |from, buffer| {
-            // Behind the end of a segment its last page is zero.
-            let rest = segment.stat.st_size.cast_unsigned().saturating_sub(from);
-            let in_file = usize::try_from(rest)
-                .unwrap_or(usize::MAX)
-                .min(buffer.len());
-            buffer[in_file..].fill(0);
-            segment
-                .content
-                .read_exact_at(&mut buffer[..in_file], from)
-                .at("read shared memory", segment.name_path())
-        })?;
-        total += count;
-    }
-    Ok(total)
 }

@@ -4,6 +4,7 @@
 //!  DIR/                       opened once; everything below is reached through its descriptor
 //!    .dedump-4120-9f3a/       staging, locked while its dumper lives
 //!      core-7.img …           made with O_EXCL | O_NOFOLLOW, readable by the owner alone
+//!      parent/                pages that several tasks share, if there are any
 //!    dump.log                 not ours, stays
 //! ```
 //!
@@ -13,7 +14,8 @@
 //! dump into the same folder.
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::SystemTime;
@@ -22,13 +24,41 @@ use nix::dir::{Dir, Type};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat, renameat};
 use nix::sys::stat::{Mode, mkdirat};
-use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
+use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
 
 use super::catalogue::Kind;
 use super::framing::{ImageFile, ImageWriter};
+use super::previous::PARENT_NAME;
 use crate::error::{Error, IoResultExt, Result};
 
 const STAGING_PREFIX: &str = ".dedump-";
+/// The text in the folder of common pages.
+const NOTE_NAME: &str = "README";
+
+/// Which folder of a dump a file is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// The folder itself.
+    Top,
+    /// The folder of the pages that several tasks share: where restore looks for pages that
+    /// are not in the folder itself.
+    Common,
+}
+
+impl Level {
+    /// The name of an image, as seen from the folder itself.
+    #[must_use]
+    pub fn name_of(self, kind: Kind, id: u64) -> String {
+        self.path_of(&kind.file_name(id))
+    }
+
+    fn path_of(self, name: &str) -> String {
+        match self {
+            Level::Top => name.to_owned(),
+            Level::Common => format!("{PARENT_NAME}/{name}"),
+        }
+    }
+}
 
 /// How images are put into their folder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -136,19 +166,70 @@ impl ImageFolder {
     /// # Errors
     /// Making or writing the file.
     pub fn writer(&self, kind: Kind, id: u64) -> Result<ImageWriter> {
-        ImageWriter::start(
-            self.raw_file(kind, id)?,
-            kind,
-            self.shown(&kind.file_name(id)),
-        )
+        self.writer_in(Level::Top, kind, id)
+    }
+
+    /// The same in one of the folders.
+    ///
+    /// # Errors
+    /// Making or writing the file.
+    pub fn writer_in(&self, level: Level, kind: Kind, id: u64) -> Result<ImageWriter> {
+        let file = self.raw_file(level, kind, id)?;
+        ImageWriter::start(file, kind, self.shown(&level.name_of(kind, id)))
+    }
+
+    /// Makes the folder of [`Level::Common`].
+    ///
+    /// # Errors
+    /// Those of mkdirat(2).
+    pub fn make_common(&self) -> Result<()> {
+        io(mkdirat(self.staging.as_fd(), PARENT_NAME, Mode::S_IRWXU))
+            .at("make folder", self.shown(PARENT_NAME))?;
+        self.contents().names.push(PARENT_NAME.to_owned());
+        Ok(())
+    }
+
+    /// Puts a text for whoever looks into the folder of [`Level::Common`].
+    ///
+    /// # Errors
+    /// Writing it.
+    pub fn note_in_common(&self, text: &str) -> Result<()> {
+        let name = Level::Common.path_of(NOTE_NAME);
+        let file = self.new_file(name.clone())?;
+        (&file)
+            .write_all(text.as_bytes())
+            .at("write", self.shown(&name))
+    }
+
+    /// Names the earlier dump in which restore finds what is neither in the folder itself nor,
+    /// with `behind_common`, in the one of [`Level::Common`].
+    ///
+    /// # Errors
+    /// Those of symlinkat(2).
+    pub fn link_earlier(&self, behind_common: bool, earlier: &Path) -> Result<()> {
+        let (level, target) = if behind_common && earlier.is_relative() {
+            (Level::Common, Path::new("..").join(earlier))
+        } else if behind_common {
+            (Level::Common, earlier.to_owned())
+        } else {
+            (Level::Top, earlier.to_owned())
+        };
+        let name = level.path_of(PARENT_NAME);
+        io(symlinkat(&target, self.staging.as_fd(), name.as_str()))
+            .at("link", self.shown(&name))?;
+        self.contents().names.push(name);
+        Ok(())
     }
 
     /// Starts a file without framing.
     ///
     /// # Errors
     /// Making the file.
-    pub fn raw_file(&self, kind: Kind, id: u64) -> Result<File> {
-        let name = kind.file_name(id);
+    pub fn raw_file(&self, level: Level, kind: Kind, id: u64) -> Result<File> {
+        self.new_file(level.name_of(kind, id))
+    }
+
+    fn new_file(&self, name: String) -> Result<File> {
         let flags =
             OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
@@ -158,12 +239,20 @@ impl ImageFolder {
         Ok(File::from(file))
     }
 
+    /// Whether an image was started.
+    #[must_use]
+    pub fn has(&self, level: Level, image: (Kind, u64)) -> bool {
+        let name = level.name_of(image.0, image.1);
+        self.contents().names.contains(&name)
+    }
+
     /// Gives an image a second name.
     ///
     /// # Errors
     /// Those of linkat(2).
-    pub fn link(&self, existing: (Kind, u64), new: (Kind, u64)) -> Result<()> {
-        let (existing, name) = (existing.0.file_name(existing.1), new.0.file_name(new.1));
+    pub fn link(&self, level: Level, existing: (Kind, u64), new: (Kind, u64)) -> Result<()> {
+        let existing = level.name_of(existing.0, existing.1);
+        let name = level.name_of(new.0, new.1);
         let staging = self.staging.as_fd();
         let linked = linkat(
             staging,
@@ -189,8 +278,8 @@ impl ImageFolder {
 
     /// Remembers a finished file for the manifest.
     pub fn record(&self, mut file: ImageFile) {
-        if let Some(name) = Path::new(&file.name).file_name() {
-            file.name = name.to_string_lossy().into_owned();
+        if let Some(name) = file.name.strip_prefix(&self.shown("")) {
+            file.name = name.to_owned();
         }
         self.contents().files.push(file);
     }
@@ -211,13 +300,12 @@ impl ImageFolder {
         }
         for name in &self.contents().names {
             let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-            let file = io(openat(
-                self.staging.as_fd(),
-                name.as_str(),
-                flags,
-                Mode::empty(),
-            ))
-            .at("open", self.shown(name))?;
+            let opened = openat(self.staging.as_fd(), name.as_str(), flags, Mode::empty());
+            if matches!(opened, Err(Errno::ELOOP)) {
+                // The link to an earlier dump goes with its folder.
+                continue;
+            }
+            let file = io(opened).at("open", self.shown(name))?;
             File::from(file).sync_all().at("sync", self.shown(name))?;
         }
         self.staging.sync_all().at("sync", self.shown(""))
@@ -232,6 +320,8 @@ impl ImageFolder {
             self.remove_old()?;
         }
         let mut names = self.contents().names.clone();
+        // The folder of the common pages is moved as a whole.
+        names.retain(|name| !name.contains('/'));
         names.sort_by_key(|name| name == &Kind::Inventory.file_name(0));
         for (index, name) in names.iter().enumerate() {
             let moved = renameat(
@@ -242,7 +332,12 @@ impl ImageFolder {
             );
             if let Err(error) = io(moved).at("move into place", self.path.join(name)) {
                 for name in &names[..index] {
-                    let _ = unlinkat(self.dir.as_fd(), name.as_str(), UnlinkatFlags::NoRemoveDir);
+                    let _ = renameat(
+                        self.dir.as_fd(),
+                        name.as_str(),
+                        self.staging.as_fd(),
+                        name.as_str(),
+                    );
                 }
                 return Err(error);
             }
@@ -262,12 +357,12 @@ impl ImageFolder {
             .collect();
         old.sort_by_key(|name| name != &Kind::Inventory.file_name(0));
         for name in old {
-            io(unlinkat(
-                self.dir.as_fd(),
-                name.as_str(),
-                UnlinkatFlags::NoRemoveDir,
-            ))
-            .at("remove", self.path.join(&name))?;
+            let removed = unlinkat(self.dir.as_fd(), name.as_str(), UnlinkatFlags::NoRemoveDir);
+            let removed = match removed {
+                Err(Errno::EISDIR) => remove_images(self.dir.as_fd(), &name),
+                answer => answer,
+            };
+            io(removed).at("remove", self.path.join(&name))?;
         }
         Ok(())
     }
@@ -291,18 +386,7 @@ impl ImageFolder {
 
 impl Drop for ImageFolder {
     fn drop(&mut self) {
-        for name in &self.contents().names {
-            let _ = unlinkat(
-                self.staging.as_fd(),
-                name.as_str(),
-                UnlinkatFlags::NoRemoveDir,
-            );
-        }
-        let _ = unlinkat(
-            self.dir.as_fd(),
-            self.staging_name.as_str(),
-            UnlinkatFlags::RemoveDir,
-        );
+        let _ = remove_images(self.dir.as_fd(), &self.staging_name);
         if self.made && !self.committed {
             let _ = std::fs::remove_dir(&self.path);
         }
@@ -311,10 +395,8 @@ impl Drop for ImageFolder {
 
 /// Files beside the images, such as statistics, do not make a folder one that holds a dump.
 fn is_image(name: &str) -> bool {
-    !matches!(
-        Kind::of_file_name(name),
-        None | Some((Kind::Stats | Kind::IrmapCache, _))
-    )
+    let kind = Kind::of_file_name(name);
+    name == PARENT_NAME || !matches!(kind, None | Some((Kind::Stats | Kind::IrmapCache, _)))
 }
 
 fn list(dir: &OwnedFd, path: &Path) -> Result<Vec<(String, Option<Type>)>> {
@@ -340,17 +422,27 @@ fn remove_abandoned(dir: &OwnedFd, name: &str) {
     let Ok(staging) = Flock::lock(File::from(staging), FlockArg::LockExclusiveNonblock) else {
         return;
     };
-    let Ok(mut opened) = Dir::openat(staging.as_fd(), ".", flags, Mode::empty()) else {
-        return;
-    };
-    for entry in opened.iter().flatten() {
-        let _ = unlinkat(
-            staging.as_fd(),
-            entry.file_name(),
-            UnlinkatFlags::NoRemoveDir,
-        );
+    let _ = remove_images(dir.as_fd(), name);
+    drop(staging);
+}
+
+/// Removes a folder with the images in it, and the folder of common pages in that; anything
+/// else stays, and the folder with it.
+fn remove_images(dir: BorrowedFd<'_>, name: &str) -> nix::Result<()> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mut folder = Dir::openat(dir, name, flags, Mode::empty())?;
+    let entries: Vec<_> = folder.iter().collect::<nix::Result<_>>()?;
+    for entry in entries {
+        let bytes = entry.file_name();
+        let Ok(name) = bytes.to_str() else { continue };
+        let is_ours = Kind::of_file_name(name).is_some() || name == NOTE_NAME;
+        if name == PARENT_NAME && entry.file_type() == Some(Type::Directory) {
+            remove_images(folder.as_fd(), name)?;
+        } else if is_ours || name == PARENT_NAME {
+            unlinkat(folder.as_fd(), bytes, UnlinkatFlags::NoRemoveDir)?;
+        }
     }
-    let _ = unlinkat(dir.as_fd(), name, UnlinkatFlags::RemoveDir);
+    unlinkat(dir, name, UnlinkatFlags::RemoveDir)
 }
 
 fn io<T>(result: std::result::Result<T, Errno>) -> std::io::Result<T> {
@@ -374,7 +466,12 @@ mod tests {
         for kind in [Kind::Inventory, Kind::Core] {
             folder.record(folder.writer(kind, 7).unwrap().finish().unwrap());
         }
-        folder.link((Kind::Core, 7), (Kind::Core, 8)).unwrap();
+        let top = Level::Top;
+        folder.link(top, (Kind::Core, 7), (Kind::Core, 8)).unwrap();
+        folder.make_common().unwrap();
+        folder.note_in_common("note").unwrap();
+        folder.link_earlier(true, "../old".as_ref()).unwrap();
+        folder.raw_file(Level::Common, Kind::Pages, 1).unwrap();
     }
 
     #[test]
@@ -396,7 +493,13 @@ mod tests {
         folder.commit().unwrap();
         assert_eq!(
             names(dir.path()),
-            ["core-7.img", "core-8.img", "dump.log", "inventory.img"]
+            [
+                "core-7.img",
+                "core-8.img",
+                "dump.log",
+                "inventory.img",
+                "parent"
+            ]
         );
     }
 
@@ -414,6 +517,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("pages-9.img"), "old").unwrap();
         std::fs::write(dir.path().join("notes.txt"), "mine").unwrap();
+        std::fs::create_dir(dir.path().join("parent")).unwrap();
+        std::fs::write(dir.path().join("parent/pagemap-9.img"), "old").unwrap();
         let error = ImageFolder::prepare(dir.path(), FolderOptions::default()).unwrap_err();
         assert!(error.to_string().contains("--overwrite"), "{error}");
         let folder = ImageFolder::prepare(
@@ -429,7 +534,13 @@ mod tests {
         folder.commit().unwrap();
         assert_eq!(
             names(dir.path()),
-            ["core-7.img", "core-8.img", "inventory.img", "notes.txt"]
+            [
+                "core-7.img",
+                "core-8.img",
+                "inventory.img",
+                "notes.txt",
+                "parent"
+            ]
         );
     }
 

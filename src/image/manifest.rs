@@ -94,7 +94,8 @@ pub fn write_manifest(folder: &ImageFolder, account: &Account) -> Result<()> {
         pages: proto::ManifestPages {
             scanned: account.pages_scanned,
             zero: account.written.zero_pages,
-            shared: 0,
+            shared: account.written.left_to_family_pages,
+            unchanged: Some(account.written.unchanged_pages),
             written: account.written.pages + account.written.shared_pages,
         },
         stages: account
@@ -140,7 +141,7 @@ pub fn write_stats(work_dir: &Path, account: &Account) -> Result<()> {
             memdump_time: us(account.stage("write")),
             memwrite_time: us(account.stage("write")),
             pages_scanned: account.pages_scanned,
-            pages_skipped_parent: 0,
+            pages_skipped_parent: account.written.unchanged_pages,
             pages_written: account.written.pages,
             pages_lazy: 0,
             shpages_scanned: Some(account.written.shared_pages),

@@ -1,17 +1,10 @@
-//! Address spaces as images: `mm-`, `pagemap-`, `pages-`.
+//! Address spaces as images: `mm-`. Their pages are the business of [`super::pages`].
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-
-use super::framing::{ImageFile, ImageWriter};
 use super::proto;
-use crate::collect::memory::{AddressSpace, Backing, PAGE_BYTES, PageRun, Vma};
+use crate::collect::memory::{AddressSpace, Backing, Vma};
 use crate::collect::task::{Living, Task};
-use crate::error::{IoResultExt, Result};
 use crate::proc::maps::Access;
-use crate::proc::memory::TaskMemory;
 use crate::proc::smaps::VmFlag;
-use crate::progress::Progress;
 
 /// `VmaEntry.status` bits.
 mod status {
@@ -26,8 +19,10 @@ mod status {
     pub(super) const MEMFD: u32 = 1 << 14;
 }
 
+/// `PagemapEntry.flags`: the bytes are in the folder below.
+pub(super) const PARENT: u32 = 1 << 0;
 /// `PagemapEntry.flags`: may be served after the task runs again.
-const LAZY: u32 = 1 << 1;
+pub(super) const LAZY: u32 = 1 << 1;
 /// `PagemapEntry.flags`: the bytes are in the pages file of this folder.
 pub(super) const PRESENT: u32 = 1 << 2;
 
@@ -168,227 +163,4 @@ fn madvice(vma: &Vma) -> u64 {
     .into_iter()
     .filter(|(flag, _)| vma.smap.flags.contains(*flag))
     .fold(0, |bits, (_, advice)| bits | 1 << advice)
-}
-
-/// Writes the `pagemap-` entries for runs of pages whose bytes stand in `pages-<pages_id>`.
-///
-/// # Errors
-/// Writing.
-pub fn write_pagemap(writer: &mut ImageWriter, pages_id: u32, runs: &[PageRun]) -> Result<()> {
-    writer.entry(&proto::PagemapHead { pages_id })?;
-    for run in runs {
-        // More pages than 32 bits can count are split.
-        let longest = u64::from(u32::MAX) * PAGE_BYTES;
-        let flags = PRESENT | if run.lazy { LAZY } else { 0 };
-        let mut start = run.start;
-        while start < run.end {
-            let end = run.end.min(start.saturating_add(longest));
-            writer.entry(&pagemap_entry(start, (end - start) / PAGE_BYTES, flags))?;
-            start = end;
-        }
-    }
-    Ok(())
-}
-
-/// The entry of a run of pages.
-pub(super) fn pagemap_entry(vaddr: u64, pages: u64, flags: u32) -> proto::PagemapEntry {
-    // Restorers before 4.2 read the 32-bit count, later ones the other: both are written.
-    proto::PagemapEntry {
-        vaddr,
-        compat_nr_pages: u32::try_from(pages).unwrap_or(u32::MAX),
-        nr_pages: Some(pages),
-        flags: Some(flags),
-        in_parent: None,
-    }
-}
-
-/// A pages file being filled, and what went into it.
-#[derive(Debug)]
-pub struct PagesWriter {
-    file: File,
-    name: String,
-    buffer: Vec<u8>,
-    filled: usize,
-    size_bytes: u64,
-    crc: crc32fast::Hasher,
-}
-
-impl PagesWriter {
-    /// Fits the second-level cache: read from the task and written to the file in one go.
-    const BUFFER_BYTES: usize = 512 * 1024;
-
-    /// Starts an empty pages file.
-    #[must_use]
-    pub fn new(file: File, name: String) -> Self {
-        Self {
-            file,
-            name,
-            buffer: vec![0; Self::BUFFER_BYTES],
-            filled: 0,
-            size_bytes: 0,
-            crc: crc32fast::Hasher::new(),
-        }
-    }
-
-    /// Appends pages of a stopped task, and says which: anonymous pages that hold nothing but
-    /// zeros are left out, because that is what a restorer maps there anyway.
-    ///
-    /// # Errors
-    /// A page that cannot be read; writing.
-    pub fn copy(
-        &mut self,
-        memory: &TaskMemory,
-        runs: &[PageRun],
-        progress: &mut Progress,
-    ) -> Result<Vec<PageRun>> {
-        let mut kept = Vec::with_capacity(runs.len());
-        for run in runs {
-            let mut read = |from, buffer: &mut [u8]| {
-                progress.advance(buffer.len() as u64);
-                memory.read(from, buffer)
-            };
-            if run.lazy {
-                self.copy_without_zeros(run, &mut kept, read)?;
-            } else {
-                self.copy_with(run.start, run.end, &mut read)?;
-                kept.push(*run);
-            }
-        }
-        Ok(kept)
-    }
-
-    fn copy_without_zeros(
-        &mut self,
-        run: &PageRun,
-        kept: &mut Vec<PageRun>,
-        mut read: impl FnMut(u64, &mut [u8]) -> Result<()>,
-    ) -> Result<()> {
-        const PAGE: usize = 4096;
-        let mut from = run.start;
-        while from < run.end {
-            let room = (self.buffer.len() - self.filled) as u64;
-            let len = usize::try_from((run.end - from).min(room)).unwrap_or(0);
-            let start = self.filled;
-            read(from, &mut self.buffer[start..start + len])?;
-            for page in (start..start + len).step_by(PAGE) {
-                if is_zero(&self.buffer[page..page + PAGE]) {
-                    continue;
-                }
-                self.buffer.copy_within(page..page + PAGE, self.filled);
-                self.filled += PAGE;
-                push_page(kept, from + (page - start) as u64);
-            }
-            from += len as u64;
-            if self.filled == self.buffer.len() {
-                self.flush()?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Appends `start..end` of whatever `read` fills its buffer from.
-    ///
-    /// # Errors
-    /// Those of `read`; writing.
-    pub fn copy_with(
-        &mut self,
-        start: u64,
-        end: u64,
-        mut read: impl FnMut(u64, &mut [u8]) -> Result<()>,
-    ) -> Result<()> {
-        let mut from = start;
-        while from < end {
-            let room = (self.buffer.len() - self.filled) as u64;
-            let len = usize::try_from((end - from).min(room)).unwrap_or(0);
-            read(from, &mut self.buffer[self.filled..self.filled + len])?;
-            self.filled += len;
-            from += len as u64;
-            if self.filled == self.buffer.len() {
-                self.flush()?;
-            }
-        }
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        let bytes = &self.buffer[..self.filled];
-        self.file
-            .write_all_at(bytes, self.size_bytes)
-            .at("write", self.name.as_str())?;
-        self.crc.update(bytes);
-        self.size_bytes += self.filled as u64;
-        self.filled = 0;
-        Ok(())
-    }
-
-    /// Writes what is still buffered.
-    ///
-    /// # Errors
-    /// Writing.
-    pub fn finish(mut self) -> Result<ImageFile> {
-        self.flush()?;
-        Ok(ImageFile {
-            name: self.name,
-            size_bytes: self.size_bytes,
-            crc32: self.crc.finalize(),
-        })
-    }
-}
-
-fn is_zero(page: &[u8]) -> bool {
-    const LINE: [u8; 64] = [0; 64];
-    page.chunks_exact(LINE.len()).all(|line| line == LINE)
-}
-
-/// Appends one page that may be served late.
-fn push_page(runs: &mut Vec<PageRun>, start: u64) {
-    match runs.last_mut() {
-        Some(last) if last.lazy && last.end == start => last.end += PAGE_BYTES,
-        _ => runs.push(PageRun {
-            start,
-            end: start + PAGE_BYTES,
-            lazy: true,
-        }),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn zeros_are_left_out_and_the_rest_stays_in_order() {
-        let file = tempfile::tempfile().unwrap();
-        let mut writer = PagesWriter::new(file.try_clone().unwrap(), "pages".to_owned());
-        // Of six pages 0, 3 and 4 hold their number plus one.
-        let base = 0x10_0000;
-        let run = PageRun {
-            start: base,
-            end: base + 6 * PAGE_BYTES,
-            lazy: true,
-        };
-        let mut kept = Vec::new();
-        let fill = |from: u64, buffer: &mut [u8]| {
-            for (index, page) in buffer.chunks_exact_mut(4096).enumerate() {
-                let number = u8::try_from((from - base) / PAGE_BYTES).unwrap()
-                    + u8::try_from(index).unwrap();
-                page.fill(if [0, 3, 4].contains(&number) {
-                    number + 1
-                } else {
-                    0
-                });
-            }
-            Ok(())
-        };
-        writer.copy_without_zeros(&run, &mut kept, fill).unwrap();
-        assert_eq!(writer.finish().unwrap().size_bytes, 3 * PAGE_BYTES);
-        let pages: Vec<(u64, u64)> = kept
-            .iter()
-            .map(|run| ((run.start - base) / PAGE_BYTES, run.pages()))
-            .collect();
-        assert_eq!(pages, [(0, 1), (3, 2)]);
-        let mut bytes = vec![0; 3 * 4096];
-        file.read_exact_at(&mut bytes, 0).unwrap();
-        assert_eq!([bytes[0], bytes[4096], bytes[8192]], [1, 4, 5]);
-    }
 }

@@ -4,11 +4,14 @@
 //! kernel's.
 
 pub mod catalogue;
+pub mod copy;
 pub mod files;
 pub mod folder;
 pub mod framing;
 pub mod manifest;
 pub mod memory;
+pub mod pages;
+pub mod previous;
 pub mod proto;
 pub mod sockets;
 pub mod tasks;

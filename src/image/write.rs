@@ -4,18 +4,22 @@
 //! by pid, the others' names are hard links to that one file.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use super::catalogue::Kind;
 use super::files::{
     FileTypes, memfd_entry, write_fdinfo, write_files, write_ghost, write_pipe_content,
-    write_remaps, write_segment,
+    write_remaps,
 };
-use super::folder::ImageFolder;
-use super::memory::{PagesWriter, mm_entry, write_pagemap};
+use super::folder::{ImageFolder, Level};
+use super::memory::mm_entry;
+use super::pages::{self, Pages};
+use super::previous::PreviousFolder;
 use super::sockets::write_queue;
 use super::{proto, tasks};
-use crate::collect::files::{DescriptorTable, Files};
-use crate::collect::memory::{AddressSpace, PageRun};
+use crate::collect::files::{DescriptorTable, Files, Segment};
+use crate::collect::memory::AddressSpace;
+use crate::collect::page_identity::SharedPages;
 use crate::collect::task::{Living, Task};
 use crate::collect::tree::{CollectedTask, Collection, Filesystem, Holdings, Owned};
 use crate::error::Result;
@@ -37,6 +41,19 @@ pub struct Written {
     pub shared_pages: u64,
     /// Pages of private memory left out because they hold nothing but zeros.
     pub zero_pages: u64,
+    /// Pages of private memory left out because another task's copy is the same page.
+    pub left_to_family_pages: u64,
+    /// Pages of private memory left out because an earlier dump has them.
+    pub unchanged_pages: u64,
+}
+
+/// The earlier dump of the same tree that a dump builds on.
+#[derive(Debug)]
+pub struct Earlier {
+    /// Its images.
+    pub folder: PreviousFolder,
+    /// Where it is, as seen from the folder of the new dump.
+    pub link: PathBuf,
 }
 
 /// Writes every image but the inventory, which makes the folder complete.
@@ -46,7 +63,9 @@ pub struct Written {
 pub fn write(
     folder: &ImageFolder,
     collection: Collection,
-    mut progress: Progress,
+    shared: &SharedPages,
+    earlier: Option<&Earlier>,
+    progress: &Progress,
 ) -> Result<Written> {
     let Collection {
         tasks,
@@ -57,12 +76,7 @@ pub fn write(
         ..
     } = collection;
     let types = FileTypes::of(&files.open);
-    let mut writer = Writer {
-        folder,
-        progress: &mut progress,
-        pages_id: 0,
-        written: Written::default(),
-    };
+    let writer = Writer { folder };
     let mut pstree = folder.writer(Kind::Pstree, 0)?;
     for one in &tasks {
         pstree.entry(&tasks::pstree_entry(
@@ -77,13 +91,13 @@ pub fn write(
             _ => writer.zombie(&one.task)?,
         }
     }
-    writer.spaces(spaces, &tasks)?;
+    let written = writer.spaces(spaces, &tasks, &files.segments, shared, earlier, progress)?;
     writer.filesystems(filesystems, &tasks)?;
     for table in tables {
         writer.table(table, &types)?;
     }
     writer.files(files)?;
-    Ok(writer.written)
+    Ok(written)
 }
 
 /// Writes the inventory.
@@ -128,9 +142,6 @@ fn kobj_ids(ids: TaskIds) -> proto::TaskKobjIdsEntry {
 
 struct Writer<'a> {
     folder: &'a ImageFolder,
-    progress: &'a mut Progress,
-    pages_id: u32,
-    written: Written,
 }
 
 impl Writer<'_> {
@@ -161,72 +172,89 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn spaces(&mut self, spaces: Vec<Owned<AddressSpace>>, tasks: &[CollectedTask]) -> Result<()> {
+    fn spaces(
+        &self,
+        spaces: Vec<Owned<AddressSpace>>,
+        tasks: &[CollectedTask],
+        segments: &[Segment],
+        shared: &SharedPages,
+        earlier: Option<&Earlier>,
+        progress: &Progress,
+    ) -> Result<Written> {
         let by_leader: HashMap<Tid, &CollectedTask> = tasks
             .iter()
             .map(|one| (one.task.pid.leader(), one))
             .collect();
+        let previous = |kind, id| match earlier {
+            Some(earlier) => earlier.folder.pages(kind, id),
+            None => Ok(None),
+        };
         let mut holders = HashMap::new();
+        let mut objects = Vec::with_capacity(spaces.len());
         for space in spaces {
             holders.insert(space.claim.id(), space.holder);
-            let holder = by_leader.get(&space.holder);
-            if let Some((one, living, holdings)) = holder
-                .and_then(|one| Some((one, one.task.living.as_ref()?, one.holdings.as_ref()?)))
-            {
-                self.space(space, &one.task, living, holdings)?;
-            }
+            space.claim.spend();
+            objects.push((space.holder, space.object));
         }
+        let mut to_write = Vec::with_capacity(objects.len());
+        for (holder, space) in &objects {
+            let one = by_leader.get(holder);
+            let Some((one, living, holdings)) =
+                one.and_then(|one| Some((one, one.task.living.as_ref()?, one.holdings.as_ref()?)))
+            else {
+                continue;
+            };
+            let pid = one.task.pid;
+            self.single(Kind::Mm, pid.number(), &mm_entry(&one.task, living, space))?;
+            to_write.push(pages::Space {
+                pid,
+                memory: &holdings.memory,
+                runs: &space.pages,
+                previous: previous(Kind::Pagemap, u64::from(pid.number()))?,
+            });
+        }
+        let mut segments_before = Vec::with_capacity(segments.len());
+        for segment in segments {
+            let before = previous(Kind::ShmemPagemap, segment.stat.st_ino)?;
+            segments_before.push((segment, before));
+        }
+        let pages = Pages {
+            spaces: &to_write,
+            shared,
+            segments: &segments_before,
+            earlier: earlier.map(|earlier| earlier.link.as_path()),
+        };
+        let written = pages.write(self.folder, progress)?;
         for (leader, one) in &by_leader {
             let vm = one.holdings.as_ref().map(|holdings| holdings.ids.vm);
             let holder = vm.and_then(|vm| holders.get(&vm));
-            for kind in [Kind::Mm, Kind::Pagemap] {
-                self.link_to_holder(kind, holder, *leader)?;
+            for (level, kind) in [
+                (Level::Top, Kind::Mm),
+                (Level::Top, Kind::Pagemap),
+                (Level::Common, Kind::Pagemap),
+            ] {
+                self.link_to_holder(level, kind, holder, *leader)?;
             }
         }
-        Ok(())
-    }
-
-    fn space(
-        &mut self,
-        space: Owned<AddressSpace>,
-        task: &Task,
-        living: &Living,
-        holdings: &Holdings,
-    ) -> Result<()> {
-        space.claim.spend();
-        let space = space.object;
-        self.single(Kind::Mm, task.pid.number(), &mm_entry(task, living, &space))?;
-        let pages_id = self.next_pages_id();
-        let file = self.folder.raw_file(Kind::Pages, u64::from(pages_id))?;
-        let mut pages = PagesWriter::new(file, Kind::Pages.file_name(u64::from(pages_id)));
-        let kept = pages.copy(&holdings.memory, &space.pages, self.progress)?;
-        self.folder.record(pages.finish()?);
-        let count = |runs: &[PageRun]| runs.iter().map(PageRun::pages).sum::<u64>();
-        self.written.pages += count(&kept);
-        self.written.zero_pages += count(&space.pages) - count(&kept);
-
-        let mut pagemap = self
-            .folder
-            .writer(Kind::Pagemap, u64::from(task.pid.number()))?;
-        write_pagemap(&mut pagemap, pages_id, &kept)?;
-        self.folder.record(pagemap.finish()?);
-        Ok(())
+        Ok(written)
     }
 
     /// A second name for what another task has shown; nothing for the one who showed it.
-    fn link_to_holder(&self, kind: Kind, holder: Option<&Tid>, tid: Tid) -> Result<()> {
+    fn link_to_holder(
+        &self,
+        level: Level,
+        kind: Kind,
+        holder: Option<&Tid>,
+        tid: Tid,
+    ) -> Result<()> {
+        let of = |tid: Tid| (kind, u64::from(tid.number()));
         match holder {
-            Some(holder) if *holder != tid => {
-                let of = |tid: Tid| (kind, u64::from(tid.number()));
-                self.folder.link(of(*holder), of(tid))
+            // Not everybody has a pagemap among the common pages.
+            Some(holder) if *holder != tid && self.folder.has(level, of(*holder)) => {
+                self.folder.link(level, of(*holder), of(tid))
             }
             _ => Ok(()),
         }
-    }
-
-    fn next_pages_id(&mut self) -> u32 {
-        self.pages_id += 1;
-        self.pages_id
     }
 
     fn filesystems(
@@ -250,6 +278,7 @@ impl Writer<'_> {
                 continue;
             };
             self.link_to_holder(
+                Level::Top,
                 Kind::Fs,
                 holders.get(&holdings.ids.fs),
                 one.task.pid.leader(),
@@ -259,7 +288,7 @@ impl Writer<'_> {
                 .iter()
                 .filter(|(_, ids)| ids.fs != holdings.ids.fs)
             {
-                self.link_to_holder(Kind::Fs, holders.get(&ids.fs), *tid)?;
+                self.link_to_holder(Level::Top, Kind::Fs, holders.get(&ids.fs), *tid)?;
             }
         }
         Ok(())
@@ -273,7 +302,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn files(&mut self, files: Files) -> Result<()> {
+    fn files(&self, files: Files) -> Result<()> {
         let folder = self.folder;
         let mut writer = folder.writer(Kind::Files, 0)?;
         write_files(&mut writer, files.open)?;
@@ -317,16 +346,6 @@ impl Writer<'_> {
                 writer.entry(&memfd_entry(segment))?;
             }
             folder.record(writer.finish()?);
-        }
-        for segment in &files.segments {
-            let pages_id = self.next_pages_id();
-            let mut pagemap = folder.writer(Kind::ShmemPagemap, segment.stat.st_ino)?;
-            let file = folder.raw_file(Kind::Pages, u64::from(pages_id))?;
-            let mut pages = PagesWriter::new(file, Kind::Pages.file_name(u64::from(pages_id)));
-            self.written.shared_pages +=
-                write_segment(&mut pagemap, &mut pages, pages_id, segment)?;
-            folder.record(pagemap.finish()?);
-            folder.record(pages.finish()?);
         }
         Ok(())
     }

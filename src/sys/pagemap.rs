@@ -1,8 +1,9 @@
-//! The `PAGEMAP_SCAN` ioctl of `/proc/PID/pagemap`: which pages are worth looking at.
+//! `/proc/PID/pagemap`: which pages are worth looking at, and where they live.
 #![allow(unsafe_code)]
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 
 use nix::errno::Errno;
 
@@ -129,6 +130,74 @@ pub fn scan(
             break;
         }
         from = argument.walk_end;
+    }
+    Ok(())
+}
+
+/// What `/proc/PID/pagemap` says of one page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageEntry(u64);
+
+impl PageEntry {
+    /// Bits of an entry.
+    pub const BYTES: u64 = 8;
+
+    const PLACE: u64 = (1 << 55) - 1;
+    const EXCLUSIVE: u64 = 1 << 56;
+    const SWAPPED: u64 = 1 << 62;
+    const PRESENT: u64 = 1 << 63;
+
+    /// The frame or the swap slot that holds the page, as one number below 2⁵⁶: pages with
+    /// equal homes at one moment are the same page. `None` for a page that is in neither, is
+    /// mapped by nobody else, or whose frame the kernel does not show (`CAP_SYS_ADMIN`).
+    #[must_use]
+    pub fn shared_home(self) -> Option<u64> {
+        let place = self.0 & Self::PLACE;
+        if self.0 & Self::SWAPPED != 0 {
+            return Some(place | (1 << 55));
+        }
+        let shared = self.0 & Self::PRESENT != 0 && self.0 & Self::EXCLUSIVE == 0;
+        (shared && place != 0).then_some(place)
+    }
+}
+
+/// Appends the entries of the pages `start..end`, both in bytes.
+///
+/// # Errors
+/// `ESRCH` the address space is gone.
+///
+/// # Sources
+/// Documentation/admin-guide/mm/pagemap.rst.
+pub fn entries(
+    pagemap: &File,
+    start: u64,
+    end: u64,
+    found: &mut Vec<PageEntry>,
+) -> Result<(), Errno> {
+    const PAGE: u64 = 4096;
+    const BATCH_BYTES: usize = 64 * 1024;
+    let mut buffer = [0; BATCH_BYTES];
+    let (mut at, last) = (
+        start / PAGE * PageEntry::BYTES,
+        end / PAGE * PageEntry::BYTES,
+    );
+    while at < last {
+        let wanted = usize::try_from(last - at)
+            .unwrap_or(BATCH_BYTES)
+            .min(BATCH_BYTES);
+        let read = pagemap.read_exact_at(&mut buffer[..wanted], at);
+        read.map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
+        found.extend(
+            buffer[..wanted]
+                .chunks_exact(8)
+                .map(|word| {
+                    word.iter()
+                        .rev()
+                        .fold(0, |all, byte| all << 8 | u64::from(*byte))
+                })
+                .map(PageEntry),
+        );
+        at += wanted as u64;
     }
     Ok(())
 }

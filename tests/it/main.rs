@@ -8,6 +8,7 @@ mod fixtures;
 mod guest;
 mod oracle;
 mod outside;
+mod pages;
 mod refusals;
 mod restores;
 mod running;

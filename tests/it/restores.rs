@@ -5,6 +5,7 @@ use std::process::Command;
 
 use crate::guest::{Guest, dedump, images, run};
 use crate::oracle::{Release, decode, restore};
+use crate::pages::pages_bytes;
 
 /// Dumps and kills a tree, restores it, and checks that it goes on under the same pids.
 fn round_trip(guest: &mut Guest, release: Release) {
@@ -170,12 +171,7 @@ time.sleep(1000)
         std::thread::sleep(std::time::Duration::from_millis(300));
         let (_dir, images) = images();
         dump(&mut guest, &images);
-        let pages = (1..=2).map(|id| {
-            std::fs::metadata(images.join(format!("pages-{id}.img")))
-                .unwrap()
-                .len()
-        });
-        assert!(pages.sum::<u64>() < 32 << 20);
+        assert!(pages_bytes(&images) < 32 << 20);
         restore(release, &images);
         std::fs::write(guest.dir.path().join("go"), "").unwrap();
         guest.wait_until_lines("done", 2);
