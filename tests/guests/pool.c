@@ -5,27 +5,23 @@
  * MIB of memory are filled; then, with the shape "star", CHILDREN are forked, each of which
  * changes PERCENT of its pages, and so does the parent; with "chain", each child is forked by
  * the one before. Then all obey the file "do": a number and a word, each number once.
- * "change" changes another PERCENT, "verify" checks every word. They say "N changed PID" and
- * "N fine PID", or "BAD ...". A thread of the root measures how long it could not run and
- * keeps the longest gap since the last "forget" in the file "gap", in microseconds.
+ * "change" changes another PERCENT, "verify" checks every word. They say "N done PID", or
+ * "BAD ...". The root has a heartbeat.
  */
 #define _GNU_SOURCE
-#include <fcntl.h>
-#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "heartbeat.h"
 
 enum { WORDS = 512 };
 
 static size_t pages, percent;
 static uint64_t *memory, *seeds;
-static volatile double longest;
 
 static uint64_t mixed(uint64_t x)
 {
@@ -58,28 +54,6 @@ static void verify(void)
                 fflush(stdout);
                 _exit(9);
             }
-}
-
-static void *heartbeat(void *unused)
-{
-    struct timespec pause = {0, 100000}, before, now;
-    for (;;) {
-        clock_gettime(CLOCK_MONOTONIC, &before);
-        nanosleep(&pause, 0);
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        double gap = (now.tv_sec - before.tv_sec) * 1e6 + (now.tv_nsec - before.tv_nsec) / 1e3;
-        if (gap > longest)
-            longest = gap;
-    }
-    return unused;
-}
-
-static void tell_gap(void)
-{
-    FILE *file = fopen("gap.new", "w");
-    fprintf(file, "%.0f\n", longest);
-    fclose(file);
-    rename("gap.new", "gap");
 }
 
 int main(int count, char **arguments)
@@ -121,23 +95,18 @@ int main(int count, char **arguments)
         for (int child = 0; child < children; child++)
             if (read(ready[0], &byte, 1) != 1)
                 return 5;
-        pthread_t thread;
-        pthread_create(&thread, 0, heartbeat, 0);
+        heartbeat_start();
         puts("ready");
         fflush(stdout);
     } else if (write(ready[1], "r", 1) != 1) {
         return 6;
     }
     for (long done = 0;; usleep(5000)) {
-        long order;
         char word[16];
-        FILE *file = fopen("do", "r");
-        int found = file ? fscanf(file, "%ld %15s", &order, word) : 0;
-        if (file)
-            fclose(file);
+        long order = next_order(done, word);
         if (is_root)
-            tell_gap();
-        if (found != 2 || order <= done)
+            heartbeat_tell();
+        if (!order)
             continue;
         done = order;
         if (!strcmp(word, "change"))
@@ -145,7 +114,7 @@ int main(int count, char **arguments)
         else if (!strcmp(word, "verify"))
             verify();
         else
-            longest = 0;
+            heartbeat_gap = 0;
         printf("%ld done %d\n", order, getpid());
         fflush(stdout);
     }
