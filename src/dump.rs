@@ -11,11 +11,12 @@ use crate::collect::page_identity::{Candidate, SharedPages};
 use crate::collect::tree::{Collection, collect};
 use crate::error::{Error, IoResultExt, Result};
 use crate::freeze::{After, FrozenTree, examine, freeze};
+use crate::hold::KeptMemory;
 use crate::ids::Tid;
 use crate::image::folder::{FolderOptions, ImageFolder};
 use crate::image::manifest::{Account, write_manifest, write_stats};
 use crate::image::previous::PreviousFolder;
-use crate::image::write::{Earlier, write, write_inventory};
+use crate::image::write::{Earlier, MemoryToWrite, write, write_inventory};
 use crate::options::DumpOptions;
 use crate::proc::ProcDir;
 use crate::progress::Progress;
@@ -57,26 +58,53 @@ pub fn run(options: &DumpOptions) -> Result<()> {
     refuse_foreign_session(&tree.root().stat, options)?;
     clock.stage("freeze");
 
-    let collection = collect(&tree, deadline)?;
+    let runs_on = options.after == After::LeaveRunning && options.snapshot;
+    let mut collection = collect(&tree, runs_on, deadline)?;
     refuse_unrestorable(&collection.notes, options)?;
     clock.stage("collect");
+
+    let mut shared = if options.page_dedup {
+        let candidates = frozen_candidates(&tree, &collection)?;
+        SharedPages::find(&candidates, collection.spaces.len())?
+    } else {
+        SharedPages::none(collection.spaces.len())
+    };
+    clock.stage("compare");
+
+    let mut tree = Some(tree);
+    let mut kept = None;
+    if runs_on {
+        kept = Some(KeptMemory::of(
+            &collection,
+            &shared,
+            folder.nameless_file()?,
+        )?);
+        clock.stage("hold");
+        release(&mut tree, options.after, &mut clock)?;
+        for space in &mut collection.spaces {
+            space.object.list_snapshot()?;
+        }
+        if options.page_dedup {
+            let candidates = snapshot_candidates(&collection)?;
+            shared = shared.and(SharedPages::find(&candidates, collection.spaces.len())?);
+        }
+        clock.stage("compare");
+    }
 
     let notes = collection.notes.clone();
     let trees = collection.identities.counters();
     let pages_scanned = collection
         .spaces
         .iter()
-        .map(|space| space.object.pages_scanned)
+        .map(|space| space.object.pages_scanned())
         .sum();
-    let shared = if options.page_dedup {
-        shared_pages(&tree, &collection)?
-    } else {
-        SharedPages::none(collection.spaces.len())
-    };
-    clock.stage("compare");
-
     let progress = Progress::pages(pages_scanned * PAGE_BYTES, options.progress);
-    let written = write(&folder, collection, &shared, earlier.as_ref(), &progress)?;
+    let memory = MemoryToWrite {
+        shared: &shared,
+        kept: kept.as_ref(),
+        earlier: earlier.as_ref(),
+    };
+    let written = write(&folder, collection, &memory, &progress)?;
     drop(progress);
     clock.stage("write");
 
@@ -84,6 +112,7 @@ pub fn run(options: &DumpOptions) -> Result<()> {
         started,
         after: options.after,
         stages: clock.stages.clone(),
+        frozen: clock.frozen(),
         trees,
         pages_scanned,
         written,
@@ -94,8 +123,7 @@ pub fn run(options: &DumpOptions) -> Result<()> {
     folder.seal()?;
     write_stats(&options.work_dir, &account)?;
     folder.commit()?;
-    tree.end(options.after)?;
-    clock.stage("release");
+    release(&mut tree, options.after, &mut clock)?;
 
     for (stage, length) in &clock.stages {
         info!("{stage}: {length:?}");
@@ -106,25 +134,59 @@ pub fn run(options: &DumpOptions) -> Result<()> {
     Ok(())
 }
 
-/// Finds the pages that several address spaces share.
-fn shared_pages(tree: &FrozenTree, collection: &Collection) -> Result<SharedPages> {
+/// Ends the freeze, if it has not ended yet.
+fn release(tree: &mut Option<FrozenTree>, after: After, clock: &mut Clock) -> Result<()> {
+    if let Some(tree) = tree.take() {
+        tree.end(after)?;
+        clock.stage("release");
+        clock.released = Some(Instant::now());
+    }
+    Ok(())
+}
+
+/// The address spaces that are read from the frozen tree itself.
+fn frozen_candidates<'a>(
+    tree: &FrozenTree,
+    collection: &'a Collection,
+) -> Result<Vec<Candidate<'a>>> {
     let folders: HashMap<Tid, &ProcDir> = tree
         .processes
         .iter()
         .map(|process| (process.pid.leader(), &process.proc_dir))
         .collect();
     let mut candidates = Vec::with_capacity(collection.spaces.len());
-    for space in &collection.spaces {
-        let Some(proc_dir) = folders.get(&space.holder) else {
-            return Err(Error::Vanished { tid: space.holder });
+    for (space, owned) in collection.spaces.iter().enumerate() {
+        if owned.object.snapshot.is_some() {
+            continue;
+        }
+        let Some(proc_dir) = folders.get(&owned.holder) else {
+            return Err(Error::Vanished { tid: owned.holder });
         };
         candidates.push(Candidate {
-            tid: space.holder,
+            space,
+            tid: owned.holder,
             pagemap: open_pagemap(proc_dir)?,
-            runs: &space.object.pages,
+            runs: &owned.object.pages,
         });
     }
-    SharedPages::find(&candidates)
+    Ok(candidates)
+}
+
+/// The address spaces that are read from snapshots. Pages of these are not compared with those
+/// of the others: the tree runs on, and a frame may have got a new page meanwhile.
+fn snapshot_candidates(collection: &Collection) -> Result<Vec<Candidate<'_>>> {
+    let mut candidates = Vec::new();
+    for (space, owned) in collection.spaces.iter().enumerate() {
+        if let Some(snapshot) = &owned.object.snapshot {
+            candidates.push(Candidate {
+                space,
+                tid: snapshot.pid().leader(),
+                pagemap: open_pagemap(snapshot.proc_dir())?,
+                runs: &owned.object.pages,
+            });
+        }
+    }
+    Ok(candidates)
 }
 
 /// A dump holds two descriptors for every process: take as many as we may have.
@@ -137,16 +199,27 @@ fn raise_descriptor_limit() {
 
 /// Measures the stages one after another.
 struct Clock {
+    started: Instant,
     last: Instant,
+    /// When the tree was let go.
+    released: Option<Instant>,
     stages: Vec<(&'static str, Duration)>,
 }
 
 impl Clock {
     fn start() -> Self {
+        let now = Instant::now();
         Self {
-            last: Instant::now(),
+            started: now,
+            last: now,
+            released: None,
             stages: Vec::new(),
         }
+    }
+
+    /// How long the tree stood still so far.
+    fn frozen(&self) -> Duration {
+        self.released.unwrap_or_else(Instant::now) - self.started
     }
 
     fn stage(&mut self, name: &'static str) {

@@ -22,6 +22,7 @@ pub mod collect;
 pub mod dump;
 pub mod error;
 pub mod freeze;
+pub mod hold;
 pub mod ids;
 pub mod image;
 pub mod inject;

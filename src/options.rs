@@ -39,6 +39,8 @@ pub struct DumpOptions {
     /// Whether a page that several tasks share is written once; otherwise each task's pages
     /// file holds all of its pages, and no folder `parent` is needed.
     pub page_dedup: bool,
+    /// Whether a tree that runs on is let go before its memory is written, from a copy.
+    pub snapshot: bool,
     /// An earlier dump of the same tree, as seen from `images_dir`: what did not change since
     /// is not written again.
     pub prev_images_dir: Option<PathBuf>,
@@ -65,6 +67,7 @@ impl DumpOptions {
             overwrite: false,
             allow_unrestorable: false,
             page_dedup: true,
+            snapshot: true,
             prev_images_dir: None,
             sync: false,
             display_stats: false,

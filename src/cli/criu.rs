@@ -242,6 +242,7 @@ pub(super) const OPTIONS: &[Opt] = &[
     // Our own.
     long("allow-unrestorable", Switch, Taken),
     long("no-page-dedup", Switch, Taken),
+    long("no-snapshot", Switch, Taken),
     long("overwrite", Switch, Taken),
     long("sync", Switch, Taken),
 ];

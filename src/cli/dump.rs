@@ -100,6 +100,10 @@ pub(super) struct DumpArgs {
     #[arg(long)]
     no_page_dedup: bool,
 
+    /// With --leave-running, freeze until all is written (not in criu)
+    #[arg(long)]
+    no_snapshot: bool,
+
     /// Have everything on the disk before any task is let go (not in criu)
     #[arg(long)]
     sync: bool,
@@ -152,6 +156,7 @@ impl DumpArgs {
             overwrite: self.overwrite,
             allow_unrestorable: self.allow_unrestorable,
             page_dedup: !self.no_page_dedup,
+            snapshot: !self.no_snapshot,
             prev_images_dir: self.prev_images_dir,
             sync: self.sync,
             display_stats: self.display_stats,

@@ -8,8 +8,10 @@ use std::fs::File;
 use nix::fcntl::OFlag;
 
 use crate::error::{Error, Result, ResultExt};
+use crate::hold::Snapshot;
 use crate::ids::{ObjectId, Tid};
 use crate::proc::ProcDir;
+use crate::proc::memory::TaskMemory;
 use crate::proc::smaps::{self, VmFlag};
 use crate::proc::stat::Layout;
 use crate::sys::pagemap::{Categories, PageRegion, Query, scan};
@@ -69,6 +71,15 @@ impl Vma {
             Backing::Vvar | Backing::Vsyscall => false,
         }
     }
+
+    /// Whether a forked child has the pages of this mapping, as they are.
+    #[must_use]
+    pub fn is_forked(&self) -> bool {
+        let flags = &self.smap.flags;
+        let kept_back = flags.contains(VmFlag::DontCopy) || flags.contains(VmFlag::WipeOnFork);
+        // The vdso holds code of ours at the moment of the fork.
+        self.keeps_pages() && !kept_back && self.backing != Backing::Vdso
+    }
 }
 
 /// A run of pages that go to the pages file.
@@ -92,7 +103,7 @@ impl PageRun {
 }
 
 /// An address space.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct AddressSpace {
     /// Its mappings, ascending.
     pub vmas: Vec<Vma>,
@@ -100,10 +111,52 @@ pub struct AddressSpace {
     pub exe: ObjectId,
     /// The auxiliary vector, word by word.
     pub auxv: Vec<u64>,
-    /// Pages to be written, ascending, none across the border of two mappings.
+    /// Pages to be written, ascending, none across the border of two mappings. With a snapshot
+    /// only those that it does not hold, until [`AddressSpace::list_snapshot`].
     pub pages: Vec<PageRun>,
-    /// Pages that were in memory or swap when the address space was scanned.
-    pub pages_scanned: u64,
+    /// The page under this address is not to be served late.
+    pub stack_pointer: u64,
+    /// A copy of its memory, if one was made.
+    pub snapshot: Option<Snapshot>,
+}
+
+impl AddressSpace {
+    /// How many pages are to be written.
+    #[must_use]
+    pub fn pages_scanned(&self) -> u64 {
+        self.pages.iter().map(PageRun::pages).sum()
+    }
+
+    /// Adds the pages that the snapshot holds.
+    ///
+    /// # Errors
+    /// Those of the scan.
+    pub fn list_snapshot(&mut self) -> Result<()> {
+        let Some(snapshot) = &self.snapshot else {
+            return Ok(());
+        };
+        let held: Vec<&Vma> = self.vmas.iter().filter(|vma| vma.is_forked()).collect();
+        let tid = snapshot.pid().leader();
+        let listed = list_pages(tid, snapshot.proc_dir(), &held, self.stack_pointer)?;
+        self.pages.extend(listed);
+        self.pages.sort_unstable_by_key(|run| run.start);
+        Ok(())
+    }
+}
+
+/// Where pages come from.
+pub trait PageSource: Sync {
+    /// Fills `buffer`, whole pages, from `offset` on.
+    ///
+    /// # Errors
+    /// A page that cannot be read.
+    fn read_pages(&self, offset: u64, buffer: &mut [u8]) -> Result<()>;
+}
+
+impl PageSource for TaskMemory {
+    fn read_pages(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.read(offset, buffer)
+    }
 }
 
 /// The entry of a mapped file.
@@ -244,7 +297,7 @@ fn backing(
 pub fn list_pages(
     tid: Tid,
     proc_dir: &ProcDir,
-    vmas: &[Vma],
+    vmas: &[&Vma],
     stack_pointer: u64,
 ) -> Result<Vec<PageRun>> {
     let (Some(first), Some(last)) = (

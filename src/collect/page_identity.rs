@@ -19,6 +19,8 @@ use crate::sys::pagemap::{PageEntry, entries};
 /// An address space whose pages may be shared.
 #[derive(Debug)]
 pub struct Candidate<'a> {
+    /// Its place among all address spaces.
+    pub space: usize,
     /// A task that lives in it.
     pub tid: Tid,
     /// Its `/proc/PID/pagemap`.
@@ -32,7 +34,7 @@ pub struct Candidate<'a> {
 pub struct SharedPage {
     /// Where it is, in bytes.
     pub address: u64,
-    /// The first candidate that has it.
+    /// The first address space that has it.
     pub source: u32,
     /// Its place among the shared pages of the family at this address.
     pub rank: u16,
@@ -43,7 +45,7 @@ pub struct SharedPage {
 /// Address spaces that share pages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Family {
-    /// Its members, by their place among the candidates, ascending.
+    /// Its members, by their place among all address spaces, ascending.
     pub members: Vec<usize>,
     /// What at least two of them share, by address, then by rank.
     pub pages: Vec<SharedPage>,
@@ -65,35 +67,36 @@ pub struct Held {
 pub struct SharedPages {
     /// The families.
     pub families: Vec<Family>,
-    /// For each candidate its family and what that holds of its pages, ascending.
+    /// For each address space its family and what that holds of its pages, ascending.
     pub held: Vec<Option<(usize, Vec<Held>)>>,
 }
 
 impl SharedPages {
-    /// Nothing is shared among `candidates` address spaces.
+    /// Nothing is shared among `spaces` address spaces.
     #[must_use]
-    pub fn none(candidates: usize) -> Self {
+    pub fn none(spaces: usize) -> Self {
         Self {
             families: Vec::new(),
-            held: vec![None; candidates],
+            held: vec![None; spaces],
         }
     }
 
-    /// Finds out which pages of the candidates are the same.
+    /// Finds out which pages of the candidates, some of `spaces` address spaces, are the same.
     ///
     /// # Errors
     /// Reading `/proc/PID/pagemap`.
-    pub fn find(candidates: &[Candidate<'_>]) -> Result<Self> {
+    pub fn find(candidates: &[Candidate<'_>], spaces: usize) -> Result<Self> {
         if candidates.len() < 2 {
-            return Ok(Self::none(candidates.len()));
+            return Ok(Self::none(spaces));
         }
         let mut first = Vec::with_capacity(candidates.len());
         for candidate in candidates {
             first.push(candidate.homes()?);
         }
         let mut sightings = Vec::new();
-        for (index, (candidate, first)) in (0_u32..).zip(candidates.iter().zip(first)) {
+        for (candidate, first) in candidates.iter().zip(first) {
             let again = candidate.homes()?;
+            let index = u32::try_from(candidate.space).unwrap_or(u32::MAX);
             let pages = candidate.pages().zip(first.into_iter().zip(again));
             sightings.extend(pages.filter_map(|((address, lazy), (first, again))| {
                 let home = first.filter(|_| first == again)?;
@@ -101,12 +104,55 @@ impl SharedPages {
             }));
         }
         sightings.sort_unstable();
-        Ok(Self::of(&sightings, candidates.len()))
+        Ok(Self::of(&sightings, spaces))
+    }
+
+    /// Adds what was found out about other address spaces, none of them known to both.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        let before = self.families.len();
+        self.families.extend(other.families);
+        for (held, other) in self.held.iter_mut().zip(other.held) {
+            if let Some((family, runs)) = other {
+                *held = Some((before + family, runs));
+            }
+        }
+        self
+    }
+
+    /// What the family of an address space holds of its pages.
+    #[must_use]
+    pub fn held(&self, space: usize) -> &[Held] {
+        let held = self.held[space].as_ref();
+        held.map_or(&[], |(_, held)| held.as_slice())
+    }
+
+    /// The pages of an address space that are written from it: its own, and those of its family
+    /// that it is the source of. Ascending.
+    #[must_use]
+    pub fn sourced(&self, space: usize, runs: &[PageRun]) -> Vec<PageRun> {
+        let mut sourced = without(runs, self.held(space));
+        if let Some((family, _)) = &self.held[space] {
+            let pages = self.families[*family].pages.iter();
+            for page in pages.filter(|page| page.source as usize == space) {
+                let run = PageRun {
+                    start: page.address,
+                    end: page.address + PAGE_BYTES,
+                    lazy: page.lazy,
+                };
+                match sourced.last_mut() {
+                    Some(last) if last.end == run.start => last.end = run.end,
+                    _ => sourced.push(run),
+                }
+            }
+            sourced.sort_unstable_by_key(|run| run.start);
+        }
+        sourced
     }
 
     /// Groups sightings, which are sorted.
-    fn of(sightings: &[Sighting], candidates: usize) -> Self {
-        let mut relatives = Relatives::new(candidates);
+    fn of(sightings: &[Sighting], spaces: usize) -> Self {
+        let mut relatives = Relatives::new(spaces);
         let groups = || {
             sightings
                 .chunk_by(Sighting::is_same_page)
@@ -117,9 +163,9 @@ impl SharedPages {
                 relatives.join(group[0].space(), other.space());
             }
         }
-        let mut shared = Self::none(candidates);
-        let mut family_of_root = vec![None; candidates];
-        for space in 0..candidates {
+        let mut shared = Self::none(spaces);
+        let mut family_of_root = vec![None; spaces];
+        for space in 0..spaces {
             let root = relatives.root(space);
             if relatives.size[root] < 2 {
                 continue;
@@ -188,6 +234,39 @@ impl SharedPages {
             }
         }
     }
+}
+
+/// The parts of ascending runs that a family does not hold.
+pub fn without(runs: &[PageRun], held: &[Held]) -> Vec<PageRun> {
+    let mut rest = Vec::with_capacity(runs.len());
+    let mut held = held.iter().peekable();
+    for run in runs {
+        let mut start = run.start;
+        while let Some(taken) = held.peek() {
+            if taken.end <= start {
+                held.next();
+                continue;
+            }
+            if taken.start >= run.end {
+                break;
+            }
+            if start < taken.start {
+                rest.push(PageRun {
+                    start,
+                    end: taken.start,
+                    ..*run
+                });
+            }
+            start = taken.end.min(run.end);
+            if taken.end > run.end {
+                break;
+            }
+        }
+        if start < run.end {
+            rest.push(PageRun { start, ..*run });
+        }
+    }
+    rest
 }
 
 impl Candidate<'_> {
@@ -339,5 +418,30 @@ mod tests {
         assert_eq!(shared.families.len(), 1);
         assert_eq!(shared.families[0].members, [2, 3]);
         assert!(shared.held[0].is_none() && shared.held[1].is_none());
+    }
+
+    const P: u64 = PAGE_BYTES;
+
+    fn runs_held(runs: &[(u64, u64, u16)]) -> Vec<Held> {
+        let held = |&(start, end, rank)| Held {
+            start: start * P,
+            end: end * P,
+            rank,
+        };
+        runs.iter().map(held).collect()
+    }
+
+    #[test]
+    fn own_pages_are_what_no_family_holds() {
+        let run = |start, end| PageRun {
+            start: start * P,
+            end: end * P,
+            lazy: true,
+        };
+        let runs = [run(1, 4), run(6, 10), run(12, 13)];
+        let rest = without(&runs, &runs_held(&[(0, 2, 0), (3, 7, 0), (8, 9, 1)]));
+        assert_eq!(rest, [run(2, 3), run(7, 8), run(9, 10), run(12, 13)]);
+        assert_eq!(without(&runs, &[]), runs);
+        assert_eq!(without(&runs, &runs_held(&[(0, 20, 0)])), []);
     }
 }

@@ -5,8 +5,10 @@
 //! third reads mappings, descriptors and paths of every object that was seen for the first
 //! time. Everything that stands in the way of a dump is gathered and reported at once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Instant;
+
+use tracing::info;
 
 use super::files::{DescriptorTable, Files, TableOwner, descriptors};
 use super::memory::{self, AddressSpace};
@@ -16,6 +18,7 @@ use super::task::{self, Living, Task};
 use super::thread::{self, Capture, Thread};
 use crate::error::{Error, Result, ResultExt};
 use crate::freeze::{FrozenTree, Process};
+use crate::hold::{Snapshot, SnapshotCalls};
 use crate::ids::{Fd, ObjectId, Pid, Tid};
 use crate::inject::{self, Batch, Host, Site};
 use crate::kcmp::{
@@ -92,12 +95,15 @@ pub struct Collection {
     pub identities: Identities,
 }
 
-/// Collects a frozen tree.
+/// Collects a frozen tree; with `snapshots`, large private memory is left to snapshots where
+/// these can be made.
 ///
 /// # Errors
 /// [`Error::Blocked`] with everything that stands in the way; the tree is untouched.
-pub fn collect(tree: &FrozenTree, deadline: Instant) -> Result<Collection> {
+pub fn collect(tree: &FrozenTree, snapshots: bool, deadline: Instant) -> Result<Collection> {
     let mut collector = Collector {
+        snapshots,
+        take_in_orphans: HashSet::new(),
         own: OwnNamespaces::read()?,
         deadline,
         blockers: Vec::new(),
@@ -139,7 +145,14 @@ pub fn collect(tree: &FrozenTree, deadline: Instant) -> Result<Collection> {
 /// Bounds the memory that is mapped in a task for a moment.
 const MOST_DESCRIPTOR_QUESTIONS: usize = 20_000;
 
+/// Private memory above this is cheaper to fork than to copy, in KiB (`tests/bench`).
+const WORTH_A_SNAPSHOT_KIB: u64 = 1024;
+
 struct Collector {
+    /// Whether the tree will run on before its memory is written.
+    snapshots: bool,
+    /// Processes that become the parents of their descendants' orphans.
+    take_in_orphans: HashSet<Pid>,
     own: OwnNamespaces,
     deadline: Instant,
     blockers: Vec<Error>,
@@ -157,6 +170,14 @@ struct Arrived {
     threads: Vec<ArrivedThread>,
     /// Descriptors that may be inherited; empty where asking about them does not pay.
     inherited_fds: Vec<Fd>,
+}
+
+/// A process that has answered what only it can.
+struct Answered {
+    living: Living,
+    /// Its descriptors, and whether exec closes each; empty if it was not asked.
+    close_on_exec: Vec<(Fd, bool)>,
+    snapshot: Option<Snapshot>,
 }
 
 struct ArrivedThread {
@@ -334,7 +355,11 @@ impl Collector {
     /// Second and third pass: asks the process and reads what it was the first to show.
     fn examine(&mut self, process: &Process, arrived: Arrived) -> Result<()> {
         let ids = arrived.sightings.ids();
-        let (living, close_on_exec) = self.ask(process, &arrived)?;
+        let Answered {
+            living,
+            close_on_exec,
+            snapshot,
+        } = self.ask(process, &arrived)?;
         let Arrived {
             memory,
             sightings,
@@ -345,7 +370,7 @@ impl Collector {
         let proc_dir = &process.proc_dir;
 
         if let Sighting::First(claim) = sightings.vm {
-            let space = self.gather(|this| this.address_space(process, &living))?;
+            let space = self.gather(|this| this.address_space(process, &living, snapshot))?;
             if let Some(object) = space {
                 self.collection.spaces.push(Owned {
                     claim,
@@ -385,7 +410,7 @@ impl Collector {
     }
 
     /// Lets every thread answer the questions only it can.
-    fn ask(&self, process: &Process, arrived: &Arrived) -> Result<(Living, Vec<(Fd, bool)>)> {
+    fn ask(&mut self, process: &Process, arrived: &Arrived) -> Result<Answered> {
         let mut batches = Vec::with_capacity(arrived.threads.len());
         let mut thread_questions = Vec::with_capacity(arrived.threads.len());
         for _ in &arrived.threads {
@@ -396,6 +421,9 @@ impl Collector {
         let leader_status = arrived.threads[0].status.clone();
         let task_questions = task::questions(process, &leader_status, &mut batches[0])?;
         let fd_questions = task::descriptor_questions(&arrived.inherited_fds, &mut batches[0]);
+        let snapshot_calls = self
+            .wants_snapshot(arrived)
+            .then(|| SnapshotCalls::add_to(&mut batches[0]));
         let hosts: Vec<Host<'_>> = process
             .threads
             .iter()
@@ -414,6 +442,15 @@ impl Collector {
             &batches,
             self.deadline,
         )?;
+        let snapshot = match snapshot_calls.map(|calls| calls.snapshot(&answers[0])) {
+            Some(Ok(snapshot)) => snapshot,
+            Some(Err(errno)) => {
+                let pid = process.pid;
+                info!("{pid}: no snapshot of its memory ({errno}): copied while it is frozen");
+                None
+            }
+            None => None,
+        };
         let mut threads = Vec::with_capacity(hosts.len());
         for ((known, questions), answers) in
             arrived.threads.iter().zip(thread_questions).zip(&answers)
@@ -439,10 +476,32 @@ impl Collector {
                 .on("fcntl GETFD inside", (process.pid.leader(), fd))?;
             close_on_exec.push((fd, flags & i64::from(libc::FD_CLOEXEC) != 0));
         }
-        Ok((living, close_on_exec))
+        if living.child_subreaper {
+            self.take_in_orphans.insert(process.pid);
+        }
+        Ok(Answered {
+            living,
+            close_on_exec,
+            snapshot,
+        })
     }
 
-    fn address_space(&mut self, process: &Process, living: &Living) -> Result<AddressSpace> {
+    /// Whether a snapshot of the memory of a process is worth its while, and goes unnoticed: it
+    /// becomes the child of the nearest ancestor that takes in orphans. Those come first, and
+    /// whether it is one itself the process finds out on the spot.
+    fn wants_snapshot(&self, arrived: &Arrived) -> bool {
+        self.snapshots
+            && matches!(arrived.sightings.vm, Sighting::First(_))
+            && arrived.threads[0].status.private_kib >= WORTH_A_SNAPSHOT_KIB
+            && self.take_in_orphans.is_empty()
+    }
+
+    fn address_space(
+        &mut self,
+        process: &Process,
+        living: &Living,
+        snapshot: Option<Snapshot>,
+    ) -> Result<AddressSpace> {
         let proc_dir = &process.proc_dir;
         let tid = process.pid.leader();
         let text = proc_dir.read("smaps")?;
@@ -455,14 +514,19 @@ impl Collector {
             files.mapped(tid, proc_dir, vma, tree)
         })?;
         let stack_pointer = living.threads[0].capture.registers.rsp;
-        let pages = memory::list_pages(tid, proc_dir, &vmas, stack_pointer)?;
+        let left: Vec<&memory::Vma> = vmas
+            .iter()
+            .filter(|vma| snapshot.is_none() || !vma.is_forked())
+            .collect();
+        let pages = memory::list_pages(tid, proc_dir, &left, stack_pointer)?;
         let auxv = proc_dir.read("auxv")?;
         Ok(AddressSpace {
-            pages_scanned: pages.iter().map(memory::PageRun::pages).sum(),
-            vmas,
+            stack_pointer,
+            snapshot,
             exe: files.path(tid, proc_dir, "exe", tree)?,
             auxv: parse_auxv(&auxv).map_err(|e| e.at(proc_dir.path_of("auxv")))?,
             pages,
+            vmas,
         })
     }
 

@@ -12,21 +12,13 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use super::framing::ImageFile;
+use crate::collect::memory::PageSource;
 use crate::error::{IoResultExt, Result};
 use crate::progress::Progress;
 
 const PAGE: usize = 4096;
 /// Fits the second-level cache; larger and smaller ones are slower (`benches/copy.rs`).
 const CHUNK_PAGES: u64 = 64;
-
-/// Where pages come from.
-pub trait PageSource: Sync {
-    /// Fills `buffer`, whole pages, from `offset` on.
-    ///
-    /// # Errors
-    /// A page that cannot be read.
-    fn read_pages(&self, offset: u64, buffer: &mut [u8]) -> Result<()>;
-}
 
 /// Pages of one source that follow each other.
 #[derive(Clone, Copy)]

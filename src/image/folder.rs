@@ -239,6 +239,20 @@ impl ImageFolder {
         Ok(File::from(file))
     }
 
+    /// A file without a name, on the disk of the folder where that can do it.
+    ///
+    /// # Errors
+    /// Making it.
+    pub fn nameless_file(&self) -> Result<File> {
+        let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+        let file = openat(self.staging.as_fd(), ".", flags, mode).or_else(|_| {
+            use nix::sys::memfd::{MFdFlags, memfd_create};
+            memfd_create("dedump", MFdFlags::MFD_CLOEXEC)
+        });
+        Ok(File::from(io(file).at("create a file in", self.shown(""))?))
+    }
+
     /// Whether an image was started.
     #[must_use]
     pub fn has(&self, level: Level, image: (Kind, u64)) -> bool {

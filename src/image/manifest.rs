@@ -22,6 +22,8 @@ pub struct Account {
     pub after: After,
     /// Name and length of each stage.
     pub stages: Vec<(&'static str, Duration)>,
+    /// How long the tree stood still.
+    pub frozen: Duration,
     /// The work of the identity trees.
     pub trees: [(&'static str, Counters); 5],
     /// Pages found in memory or swap.
@@ -41,12 +43,6 @@ impl Account {
             .filter(|stage| stage.0 == name)
             .map(|stage| stage.1)
             .sum()
-    }
-
-    /// How long the tree stood still so far.
-    #[must_use]
-    pub fn frozen(&self) -> Duration {
-        self.stages.iter().map(|stage| stage.1).sum()
     }
 }
 
@@ -106,7 +102,7 @@ pub fn write_manifest(folder: &ImageFolder, account: &Account) -> Result<()> {
                 us: micros(*length),
             })
             .collect(),
-        frozen_us: micros(account.frozen()),
+        frozen_us: micros(account.frozen),
         notes: account
             .notes
             .iter()
@@ -137,7 +133,7 @@ pub fn write_stats(work_dir: &Path, account: &Account) -> Result<()> {
     writer.entry(&proto::StatsEntry {
         dump: Some(proto::DumpStatsEntry {
             freezing_time: us(account.stage("freeze")),
-            frozen_time: us(account.frozen()),
+            frozen_time: us(account.frozen),
             memdump_time: us(account.stage("write")),
             memwrite_time: us(account.stage("write")),
             pages_scanned: account.pages_scanned,

@@ -17,22 +17,20 @@
 //! pagemap of its own, in which the pages that are not its own stand under the address before:
 //! a reader takes the first entry that covers an address, and only steps over these.
 
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::catalogue::Kind;
-use super::copy::{Before, Copied, Fate, Job, PageSource, Piece, copy};
+use super::copy::{Before, Copied, Fate, Job, Piece, copy};
 use super::folder::{ImageFolder, Level};
 use super::memory::{LAZY, PARENT, PRESENT};
 use super::previous::Previous;
 use super::proto;
 use super::write::Written;
 use crate::collect::files::Segment;
-use crate::collect::memory::{PAGE_BYTES, PageRun};
-use crate::collect::page_identity::{Family, Held, SharedPage, SharedPages};
-use crate::error::{IoResultExt, Result};
+use crate::collect::memory::{PAGE_BYTES, PageRun, PageSource};
+use crate::collect::page_identity::{Family, Held, SharedPage, SharedPages, without};
+use crate::error::Result;
 use crate::ids::Pid;
-use crate::proc::memory::TaskMemory;
 use crate::progress::Progress;
 
 /// An address space whose pages are to be written.
@@ -40,9 +38,19 @@ pub struct Space<'a> {
     /// The task under whose pid they are written.
     pub pid: Pid,
     /// Access to them.
-    pub memory: &'a TaskMemory,
+    pub memory: &'a dyn PageSource,
     /// Which.
     pub runs: &'a [PageRun],
+    /// The same in an earlier dump.
+    pub previous: Option<Previous>,
+}
+
+/// Shared memory whose pages are to be written.
+pub struct SharedMemory<'a> {
+    /// Its name and extents.
+    pub segment: &'a Segment,
+    /// Access to its pages.
+    pub content: &'a dyn PageSource,
     /// The same in an earlier dump.
     pub previous: Option<Previous>,
 }
@@ -53,8 +61,8 @@ pub struct Pages<'a> {
     pub spaces: &'a [Space<'a>],
     /// What they share, in the same order.
     pub shared: &'a SharedPages,
-    /// Shared memory, and the same in an earlier dump.
-    pub segments: &'a [(&'a Segment, Option<Previous>)],
+    /// Shared memory.
+    pub segments: &'a [SharedMemory<'a>],
     /// The folder of the earlier dump, as seen from the folder of this one.
     pub earlier: Option<&'a Path>,
 }
@@ -104,11 +112,6 @@ impl Pages<'_> {
         self.segment_id(self.segments.len())
     }
 
-    fn held(&self, space: usize) -> &[Held] {
-        let held = self.shared.held[space].as_ref();
-        held.map_or(&[], |(_, held)| held.as_slice())
-    }
-
     /// The files to be filled: families, address spaces, segments.
     fn jobs<'b>(
         &'b self,
@@ -128,7 +131,7 @@ impl Pages<'_> {
             jobs.push(job(Level::Common, Self::family_id(index), pieces)?);
         }
         for (index, space) in self.spaces.iter().enumerate() {
-            let own = without(space.runs, self.held(index));
+            let own = without(space.runs, self.shared.held(index));
             let pieces = own.into_iter().map(|run| Piece {
                 source: space.memory,
                 start: run.start,
@@ -138,13 +141,13 @@ impl Pages<'_> {
             });
             jobs.push(job(Level::Top, self.space_id(index), pieces.collect())?);
         }
-        for (index, (segment, previous)) in self.segments.iter().enumerate() {
-            let pieces = segment.extents.iter().map(|extent| Piece {
-                source: *segment,
+        for (index, shared) in self.segments.iter().enumerate() {
+            let pieces = shared.segment.extents.iter().map(|extent| Piece {
+                source: shared.content,
                 start: extent.start,
                 end: extent.end,
                 drop_zeros: true,
-                before: previous.as_ref().map(|before| before as &dyn Before),
+                before: shared.previous.as_ref().map(|before| before as &dyn Before),
             });
             jobs.push(job(Level::Top, self.segment_id(index), pieces.collect())?);
         }
@@ -223,10 +226,10 @@ impl Pages<'_> {
             inherited_pages -= once.min(inherited_pages);
         }
         written.left_to_family_pages = inherited_pages;
-        for (index, ((segment, _), copied)) in self.segments.iter().zip(segments).enumerate() {
+        for (index, (shared, copied)) in self.segments.iter().zip(segments).enumerate() {
             written.shared_pages += copied.file.size_bytes / PAGE_BYTES;
             let lines = own_lines(&segment_jobs[index].pieces, copied, 0);
-            let name = (Kind::ShmemPagemap, segment.stat.st_ino);
+            let name = (Kind::ShmemPagemap, shared.segment.stat.st_ino);
             bridge(name, &lines)?;
             write_pagemap(folder, Level::Top, name, self.segment_id(index), &lines)?;
         }
@@ -245,7 +248,12 @@ impl Pages<'_> {
         let mut known: Vec<(Vec<Line>, (Kind, u64))> = Vec::new();
         for &member in &family.members {
             let name = (Kind::Pagemap, u64::from(self.spaces[member].pid.number()));
-            let lines = common_lines(&family.pages, copied, self.held(member), &earlier[member]);
+            let lines = common_lines(
+                &family.pages,
+                copied,
+                self.shared.held(member),
+                &earlier[member],
+            );
             if let Some((_, existing)) = known.iter().find(|known| known.0 == lines) {
                 folder.link(Level::Common, *existing, name)?;
                 continue;
@@ -279,7 +287,12 @@ impl<'a> FamilyBefore<'a> {
         let members: Vec<_> = family
             .members
             .iter()
-            .map(|&member| (pages.held(member), pages.spaces[member].previous.as_ref()))
+            .map(|&member| {
+                (
+                    pages.shared.held(member),
+                    pages.spaces[member].previous.as_ref(),
+                )
+            })
             .collect();
         let known = members.iter().any(|(_, previous)| previous.is_some());
         let ranks = family
@@ -335,39 +348,6 @@ fn rank_at(held: &[Held], address: u64) -> Option<u16> {
     held.get(place)
         .filter(|run| run.start <= address)
         .map(|run| run.rank)
-}
-
-/// The parts of ascending runs that a family does not hold.
-fn without(runs: &[PageRun], held: &[Held]) -> Vec<PageRun> {
-    let mut rest = Vec::with_capacity(runs.len());
-    let mut held = held.iter().peekable();
-    for run in runs {
-        let mut start = run.start;
-        while let Some(taken) = held.peek() {
-            if taken.end <= start {
-                held.next();
-                continue;
-            }
-            if taken.start >= run.end {
-                break;
-            }
-            if start < taken.start {
-                rest.push(PageRun {
-                    start,
-                    end: taken.start,
-                    ..*run
-                });
-            }
-            start = taken.end.min(run.end);
-            if taken.end > run.end {
-                break;
-            }
-        }
-        if start < run.end {
-            rest.push(PageRun { start, ..*run });
-        }
-    }
-    rest
 }
 
 /// A line of a pagemap.
@@ -570,26 +550,6 @@ fn pagemap_entry(vaddr: u64, pages: u64, flags: u32) -> proto::PagemapEntry {
     }
 }
 
-impl PageSource for TaskMemory {
-    fn read_pages(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        self.read(offset, buffer)
-    }
-}
-
-impl PageSource for Segment {
-    fn read_pages(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        // Behind the end of a segment its last page is zero.
-        let rest = self.stat.st_size.cast_unsigned().saturating_sub(offset);
-        let in_file = usize::try_from(rest)
-            .unwrap_or(usize::MAX)
-            .min(buffer.len());
-        buffer[in_file..].fill(0);
-        self.content
-            .read_exact_at(&mut buffer[..in_file], offset)
-            .at("read shared memory", self.name_path())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -634,20 +594,6 @@ mod tests {
             .iter()
             .map(|line| (line.start / P, line.end / P, line.flags))
             .collect()
-    }
-
-    #[test]
-    fn own_pages_are_what_no_family_holds() {
-        let run = |start, end| PageRun {
-            start: start * P,
-            end: end * P,
-            lazy: true,
-        };
-        let runs = [run(1, 4), run(6, 10), run(12, 13)];
-        let rest = without(&runs, &held(&[(0, 2, 0), (3, 7, 0), (8, 9, 1)]));
-        assert_eq!(rest, [run(2, 3), run(7, 8), run(9, 10), run(12, 13)]);
-        assert_eq!(without(&runs, &[]), runs);
-        assert_eq!(without(&runs, &held(&[(0, 20, 0)])), []);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::files::{
 };
 use super::folder::{ImageFolder, Level};
 use super::memory::mm_entry;
-use super::pages::{self, Pages};
+use super::pages::{self, Pages, SharedMemory};
 use super::previous::PreviousFolder;
 use super::sockets::write_queue;
 use super::{proto, tasks};
@@ -23,6 +23,7 @@ use crate::collect::page_identity::SharedPages;
 use crate::collect::task::{Living, Task};
 use crate::collect::tree::{CollectedTask, Collection, Filesystem, Holdings, Owned};
 use crate::error::Result;
+use crate::hold::KeptMemory;
 use crate::ids::{Pid, Tid};
 use crate::kcmp::{Identities, TaskIds};
 use crate::progress::Progress;
@@ -56,6 +57,17 @@ pub struct Earlier {
     pub link: PathBuf,
 }
 
+/// What is known of the memory to be written, apart from where it is.
+#[derive(Clone, Copy, Debug)]
+pub struct MemoryToWrite<'a> {
+    /// Which pages are the same.
+    pub shared: &'a SharedPages,
+    /// The memory as it was when the tree was let go; `None` while it stands still.
+    pub kept: Option<&'a KeptMemory>,
+    /// What need not be written again.
+    pub earlier: Option<&'a Earlier>,
+}
+
 /// Writes every image but the inventory, which makes the folder complete.
 ///
 /// # Errors
@@ -63,8 +75,7 @@ pub struct Earlier {
 pub fn write(
     folder: &ImageFolder,
     collection: Collection,
-    shared: &SharedPages,
-    earlier: Option<&Earlier>,
+    memory: &MemoryToWrite<'_>,
     progress: &Progress,
 ) -> Result<Written> {
     let Collection {
@@ -91,7 +102,7 @@ pub fn write(
             _ => writer.zombie(&one.task)?,
         }
     }
-    let written = writer.spaces(spaces, &tasks, &files.segments, shared, earlier, progress)?;
+    let written = writer.spaces(spaces, &tasks, &files.segments, memory, progress)?;
     writer.filesystems(filesystems, &tasks)?;
     for table in tables {
         writer.table(table, &types)?;
@@ -177,10 +188,14 @@ impl Writer<'_> {
         spaces: Vec<Owned<AddressSpace>>,
         tasks: &[CollectedTask],
         segments: &[Segment],
-        shared: &SharedPages,
-        earlier: Option<&Earlier>,
+        memory: &MemoryToWrite<'_>,
         progress: &Progress,
     ) -> Result<Written> {
+        let MemoryToWrite {
+            shared,
+            kept,
+            earlier,
+        } = *memory;
         let by_leader: HashMap<Tid, &CollectedTask> = tasks
             .iter()
             .map(|one| (one.task.pid.leader(), one))
@@ -197,7 +212,7 @@ impl Writer<'_> {
             objects.push((space.holder, space.object));
         }
         let mut to_write = Vec::with_capacity(objects.len());
-        for (holder, space) in &objects {
+        for (index, (holder, space)) in objects.iter().enumerate() {
             let one = by_leader.get(holder);
             let Some((one, living, holdings)) =
                 one.and_then(|one| Some((one, one.task.living.as_ref()?, one.holdings.as_ref()?)))
@@ -208,20 +223,29 @@ impl Writer<'_> {
             self.single(Kind::Mm, pid.number(), &mm_entry(&one.task, living, space))?;
             to_write.push(pages::Space {
                 pid,
-                memory: &holdings.memory,
+                memory: match kept {
+                    Some(kept) => &kept.spaces[index],
+                    None => &holdings.memory,
+                },
                 runs: &space.pages,
                 previous: previous(Kind::Pagemap, u64::from(pid.number()))?,
             });
         }
-        let mut segments_before = Vec::with_capacity(segments.len());
-        for segment in segments {
-            let before = previous(Kind::ShmemPagemap, segment.stat.st_ino)?;
-            segments_before.push((segment, before));
+        let mut segments_to_write = Vec::with_capacity(segments.len());
+        for (index, segment) in segments.iter().enumerate() {
+            segments_to_write.push(SharedMemory {
+                segment,
+                content: match kept {
+                    Some(kept) => &kept.segments[index],
+                    None => segment,
+                },
+                previous: previous(Kind::ShmemPagemap, segment.stat.st_ino)?,
+            });
         }
         let pages = Pages {
             spaces: &to_write,
             shared,
-            segments: &segments_before,
+            segments: &segments_to_write,
             earlier: earlier.map(|earlier| earlier.link.as_path()),
         };
         let written = pages.write(self.folder, progress)?;

@@ -9,6 +9,9 @@ pub enum Argument {
     Value(u64),
     /// The address of a buffer asked for with [`Batch::buffer`].
     Buffer(Buffer),
+    /// The address at which the first argument of another call stands: whoever writes there
+    /// decides what that call is told.
+    FirstArgumentOf(CallIndex),
 }
 
 impl From<u64> for Argument {
@@ -37,6 +40,8 @@ pub struct CallIndex(usize);
 #[derive(Clone, Debug)]
 struct Call {
     number: i64,
+    /// Calls that are left out if this one returns anything but 0.
+    skipped: u32,
     arguments: Vec<Argument>,
 }
 
@@ -70,17 +75,31 @@ impl Batch {
 
     /// Appends a call; missing arguments are 0.
     pub fn call(&mut self, number: i64, arguments: &[Argument]) -> CallIndex {
+        self.branch(number, arguments, 0)
+    }
+
+    /// Appends a call; the `skipped` calls behind it are made only if it returns 0, as `clone`
+    /// does in the child.
+    pub fn branch(&mut self, number: i64, arguments: &[Argument], skipped: u32) -> CallIndex {
         self.calls.push(Call {
             number,
+            skipped,
             arguments: arguments.to_vec(),
         });
         CallIndex(self.calls.len() - 1)
+    }
+
+    /// The call that will be appended after `between` others.
+    #[must_use]
+    pub fn upcoming(&self, between: usize) -> CallIndex {
+        CallIndex(self.calls.len() + between)
     }
 
     /// Prepends a call whose result is not kept.
     pub(super) fn prepare(&mut self, number: i64, arguments: &[Argument]) {
         self.preparations.push(Call {
             number,
+            skipped: 0,
             arguments: arguments.to_vec(),
         });
     }
@@ -101,11 +120,16 @@ impl Batch {
         let mut bytes = Vec::with_capacity(self.len_bytes());
         for call in self.preparations.iter().chain(&self.calls) {
             let mut record = [0_u64; WORDS_PER_RECORD];
-            record[0] = call.number.cast_unsigned();
+            let number = call.number.cast_unsigned() & u64::from(u32::MAX);
+            record[0] = number | u64::from(call.skipped) << u32::BITS;
             for (word, argument) in record[1..7].iter_mut().zip(&call.arguments) {
                 *word = match *argument {
                     Argument::Value(value) => value,
                     Argument::Buffer(buffer) => buffers_at + buffer.offset as u64,
+                    Argument::FirstArgumentOf(CallIndex(index)) => {
+                        let records = self.preparations.len() + index;
+                        address + (records * RECORD_BYTES + 8) as u64
+                    }
                 };
             }
             record

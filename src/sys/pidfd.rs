@@ -46,6 +46,25 @@ pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, fd: Fd) -> Result<OwnedFd, Errno> {
     owned(raw)
 }
 
+/// `pidfd_send_signal(pidfd, SIGKILL)`: ends this process and no later one of the same pid.
+///
+/// # Errors
+/// `ESRCH` already gone; `EPERM`.
+pub fn kill(pidfd: BorrowedFd<'_>) -> Result<(), Errno> {
+    let nothing = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: without a siginfo the call takes three integers.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            libc::SIGKILL,
+            nothing,
+            0,
+        )
+    };
+    Errno::result(answer).map(drop)
+}
+
 fn owned(raw: libc::c_long) -> Result<OwnedFd, Errno> {
     let raw = Errno::result(raw)?;
     let raw = i32::try_from(raw).map_err(|_| Errno::EBADF)?;

@@ -9,7 +9,9 @@ use std::arch::global_asm;
 
 // The interpreter. In: rbx = first call record, r12 = control words.
 //
-// A call record is eight words: number, six arguments, result; number -1 ends the list.
+// A call record is eight words: number, six arguments, result; number -1 ends the list. The
+// upper half of the first word says how many records are skipped after a result other than 0:
+// it lets a child and its parent, who both come back from one clone, go different ways.
 // Control words: [0] phase, [1] tracer's pid, [2] address of a local iovec, [3] address of a
 // remote iovec, [4] address of the signal mask to put back, [5] address of the epilogue,
 // [6] and [7] a timespec.
@@ -23,8 +25,8 @@ global_asm!(
     ".pushsection .rodata.dedump_stub, \"a\"",
     ".globl dedump_stub_start, dedump_stub_end",
     "dedump_stub_start:",
-    "2:  mov rax, [rbx]",
-    "    cmp rax, -1",
+    "2:  mov eax, [rbx]",
+    "    cmp eax, -1",
     "    je 3f",
     "    mov rdi, [rbx + 8]",
     "    mov rsi, [rbx + 16]",
@@ -34,7 +36,12 @@ global_asm!(
     "    mov r9,  [rbx + 48]",
     "    syscall",
     "    mov [rbx + 56], rax",
-    "    add rbx, 64",
+    "    test rax, rax",
+    "    jz 6f",
+    "    mov ecx, [rbx + 4]",
+    "    shl rcx, 6",
+    "    add rbx, rcx",
+    "6:  add rbx, 64",
     "    jmp 2b",
     "3:  mov qword ptr [r12], 1",
     "4:  mov r13d, 1000",

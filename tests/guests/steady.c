@@ -210,18 +210,29 @@ static void on_child(int signal)
 
 int main(int argc, char **argv)
 {
-    /* with "restarted": only calls that the kernel itself takes up again after a stop;
-     * with "io_uring": something that no dump can hold */
+    /* "restarted": only calls that the kernel itself takes up again after a stop; "heap": much
+     * memory; "io_uring": something that no dump can hold */
+    int restarted = 0;
     char parameters[120] = {0};
-    if (argc > 1 && !strcmp(argv[1], "io_uring") && syscall(SYS_io_uring_setup, 1, parameters) < 0)
-        bad("io_uring_setup", errno, 0);
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "restarted"))
+            restarted = 1;
+        else if (!strcmp(argv[i], "io_uring") && syscall(SYS_io_uring_setup, 1, parameters) < 0)
+            bad("io_uring_setup", errno, 0);
+        else if (!strcmp(argv[i], "heap")) {
+            size_t bytes = 16 << 20;
+            volatile char *heap = malloc(bytes);
+            for (size_t at = 0; at < bytes; at += 512)
+                heap[at] = at / 512;
+        }
+    }
     void *(*all[])(void *) = {in_nanosleep, in_poll, in_futex, in_epoll, in_select, in_read,
                               in_pause, in_sigsuspend, in_registers, in_memory,
                               in_epoll_for_ever, in_sigwaitinfo};
     size_t count = sizeof all / sizeof *all;
     pthread_t thread;
     signal(SIGCHLD, on_child);
-    if (argc > 1 && !strcmp(argv[1], "restarted"))
+    if (restarted)
         count -= 2;
     for (size_t i = 0; i < count; i++)
         pthread_create(&thread, 0, all[i], 0);

@@ -26,7 +26,12 @@ impl Guest {
         // What outlives its parent, and what criu restores, becomes ours to reap.
         nix::sys::prctl::set_child_subreaper(true).unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let output = File::create(dir.path().join("output")).unwrap();
+        // Appended to: restore does not insist on the size that it had at the dump.
+        let output = File::options()
+            .append(true)
+            .create(true)
+            .open(dir.path().join("output"))
+            .unwrap();
         let child = in_own_session(command)
             .current_dir(dir.path())
             .stdin(Stdio::null())

@@ -13,3 +13,4 @@ mod refusals;
 mod restores;
 mod running;
 mod sharing;
+mod snapshots;

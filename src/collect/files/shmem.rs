@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -10,8 +11,8 @@ use nix::sys::stat::FileStat;
 use nix::unistd::{Whence, lseek};
 
 use super::{Files, without_deleted_mark};
-use crate::collect::memory::PAGE_BYTES;
-use crate::error::{Error, Result, ResultExt, Target};
+use crate::collect::memory::{PAGE_BYTES, PageSource};
+use crate::error::{Error, IoResultExt, Result, ResultExt, Target};
 
 /// A piece of a segment that is not a hole, in bytes, whole pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,5 +104,19 @@ impl Segment {
     #[must_use]
     pub fn name_path(&self) -> &Path {
         Path::new(std::ffi::OsStr::from_bytes(&self.name))
+    }
+}
+
+impl PageSource for Segment {
+    fn read_pages(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        // Behind the end of a segment its last page is zero.
+        let rest = self.stat.st_size.cast_unsigned().saturating_sub(offset);
+        let in_file = usize::try_from(rest)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
+        buffer[in_file..].fill(0);
+        self.content
+            .read_exact_at(&mut buffer[..in_file], offset)
+            .at("read shared memory", self.name_path())
     }
 }

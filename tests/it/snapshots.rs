@@ -1,0 +1,120 @@
+//! Trees that run on while their memory is written: of one instant, and unnoticed.
+
+use std::time::Duration;
+
+use crate::guest::{Guest, dedump, images, run};
+use crate::oracle::{Release, decode, restore};
+use crate::outside::Outside;
+
+/// The processes that dumps have left anywhere, by the name they give themselves.
+fn copies() -> Vec<String> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let stats = entries.filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
+    stats
+        .filter(|stat| stat.contains("(dedump-copy)") && !stat.contains(") Z "))
+        .collect()
+}
+
+fn assert_no_copies() {
+    let end = std::time::Instant::now() + Duration::from_secs(5);
+    while !copies().is_empty() {
+        assert!(std::time::Instant::now() < end, "{:?}", copies());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Ends a guest that ran on, so that its pids are free for its restored self.
+fn end(guest: &mut Guest) {
+    let root = nix::unistd::Pid::from_raw(guest.pid());
+    nix::sys::signal::killpg(root, nix::sys::signal::Signal::SIGKILL).unwrap();
+    guest.reap(&[]);
+}
+
+#[test]
+fn images_of_tasks_that_write_at_full_speed_are_of_one_instant() {
+    for release in [Release::Criu42, Release::Criu41, Release::Criu42] {
+        let mut guest = Guest::of_ours("writer");
+        let (_dir, images) = images();
+        let output = run(&mut dedump(
+            guest.pid(),
+            &images,
+            &["-R", "--display-stats"],
+        ));
+        assert!(output.status.success());
+        guest.goes_on();
+        assert_no_copies();
+        end(&mut guest);
+        decode(&images);
+        restore(release, &images);
+        guest.goes_on();
+    }
+}
+
+#[test]
+fn a_dump_with_snapshots_goes_unnoticed() {
+    let guest = Guest::of_ours_with("steady", &["heap"]);
+    let before = Outside::settled(guest.pid());
+    for _ in 0..50 {
+        let (_dir, images) = images();
+        let output = run(&mut dedump(guest.pid(), &images, &["-R"]));
+        assert!(output.status.success());
+    }
+    before.assert_still(guest.pid());
+    guest.goes_on();
+    assert_no_copies();
+}
+
+#[test]
+fn a_copy_ends_with_its_dumper() {
+    let guest = Guest::of_ours_with("steady", &["heap", "restarted"]);
+    let before = Outside::settled(guest.pid());
+    let (_dir, images) = images();
+    let mut met = 0;
+    for round in 0..60_u64 {
+        let mut dumper = dedump(guest.pid(), &images, &["-R", "--overwrite"])
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_micros(2_000 + round * 397 % 12_000));
+        dumper.kill().unwrap();
+        met += copies().len();
+        dumper.wait().unwrap();
+        assert!(guest.is_alive(), "{}", guest.output());
+    }
+    assert!(met > 0, "no dumper was killed while it had a copy");
+    assert_no_copies();
+    guest.goes_on();
+    let output = run(&mut dedump(guest.pid(), &images, &["-R", "--overwrite"]));
+    assert!(output.status.success());
+    before.assert_still(guest.pid());
+}
+
+#[test]
+fn who_takes_in_orphans_gets_none_of_ours() {
+    let script = "
+import ctypes, os, signal, time
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+signal.signal(signal.SIGCHLD, lambda *_: print('BAD SIGCHLD', flush=True))
+heap = bytearray(os.urandom(1 << 20)) * 32
+child = os.fork()
+heap[5 << 20] = 0
+if child == 0:
+    while True:
+        time.sleep(1)
+print('ready', flush=True)
+while True:
+    print('here', flush=True)
+    time.sleep(0.05)
+";
+    let guest = Guest::start(
+        std::process::Command::new("/usr/bin/python3").args(["-c", script]),
+        "ready",
+    );
+    let before = Outside::settled(guest.pid());
+    for _ in 0..5 {
+        let (_dir, images) = images();
+        let output = run(&mut dedump(guest.pid(), &images, &["-R"]));
+        assert!(output.status.success());
+    }
+    guest.goes_on();
+    before.assert_still(guest.pid());
+}
