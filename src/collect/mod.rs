@@ -4,6 +4,7 @@ pub mod files;
 pub mod memory;
 pub mod namespaces;
 pub mod notes;
+pub mod seccomp;
 pub mod sockets;
 pub mod task;
 pub mod thread;

@@ -12,6 +12,7 @@ use super::files::{DescriptorTable, Files, TableOwner, descriptors};
 use super::memory::{self, AddressSpace};
 use super::namespaces::OwnNamespaces;
 use super::notes::{Note, NoteKind};
+use super::seccomp;
 use super::task::{self, Living, Task};
 use super::thread::{self, Capture, Thread};
 use crate::error::{Error, Result, ResultExt};
@@ -27,7 +28,7 @@ use crate::proc::auxv::parse_auxv;
 use crate::proc::maps::{Mapping, parse_maps};
 use crate::proc::memory::TaskMemory;
 use crate::proc::smaps::parse_smaps;
-use crate::proc::status::{Seccomp, Status, parse_status};
+use crate::proc::status::{Status, parse_status};
 
 /// Working folder, root and umask.
 #[derive(Clone, Copy, Debug)]
@@ -230,8 +231,8 @@ impl Collector {
                 Some(status) => status,
                 None => read_status(proc_dir, tid)?,
             };
-            refuse_seccomp(tid, &status)?;
             let mut capture = Capture::of(stopped, &memory)?;
+            capture.filters = seccomp::open(stopped, &status)?;
             capture.settle_temporary_mask(status.signals_blocked);
             let private = if tid == leader {
                 None
@@ -534,17 +535,6 @@ fn read_status(proc_dir: &ProcDir, tid: Tid) -> Result<Status> {
     let name = format!("task/{tid}/status");
     let text = proc_dir.read(&name)?;
     parse_status(&text).map_err(|e| e.at(proc_dir.path_of(&name)))
-}
-
-fn refuse_seccomp(tid: Tid, status: &Status) -> Result<()> {
-    if status.seccomp == Seccomp::Disabled {
-        return Ok(());
-    }
-    Err(Error::unsupported(
-        tid,
-        "a thread under seccomp",
-        "start the program without its sandbox; not supported yet",
-    ))
 }
 
 /// What working folder, root and umask of a task look like.

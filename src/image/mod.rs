@@ -10,6 +10,7 @@ pub mod framing;
 pub mod manifest;
 pub mod memory;
 pub mod proto;
+mod seccomp;
 pub mod sockets;
 pub mod tasks;
 pub mod write;

@@ -12,6 +12,7 @@ use super::files::{
 };
 use super::folder::ImageFolder;
 use super::memory::{PagesWriter, mm_entry, write_pagemap};
+use super::seccomp::Filters;
 use super::sockets::write_queue;
 use super::{proto, tasks};
 use crate::collect::files::{DescriptorTable, Files};
@@ -60,6 +61,7 @@ pub fn write(
     let mut writer = Writer {
         folder,
         progress: &mut progress,
+        filters: Filters::of(tasks.iter().filter_map(|one| one.task.living.as_ref())),
         pages_id: 0,
         written: Written::default(),
     };
@@ -71,6 +73,9 @@ pub fn write(
         ))?;
     }
     folder.record(pstree.finish()?);
+    if let Some(entry) = writer.filters.entry() {
+        writer.single(Kind::Seccomp, 0, entry)?;
+    }
     for one in &tasks {
         match (&one.task.living, &one.holdings) {
             (Some(living), Some(holdings)) => writer.task(&one.task, living, holdings)?,
@@ -129,6 +134,7 @@ fn kobj_ids(ids: TaskIds) -> proto::TaskKobjIdsEntry {
 struct Writer<'a> {
     folder: &'a ImageFolder,
     progress: &'a mut Progress,
+    filters: Filters,
     pages_id: u32,
     written: Written,
 }
@@ -147,11 +153,12 @@ impl Writer<'_> {
 
     fn task(&self, task: &Task, living: &Living, holdings: &Holdings) -> Result<()> {
         for (index, thread) in living.threads.iter().enumerate() {
-            let core = if index == 0 {
+            let mut core = if index == 0 {
                 tasks::leader_core(task, living, thread, OWN_CGROUP_SET)?
             } else {
                 tasks::thread_core(thread, OWN_CGROUP_SET)?
             };
+            self.filters.note(thread.capture.tid, &mut core);
             self.single(Kind::Core, thread.capture.tid.number(), &core)?;
         }
         self.single(Kind::Ids, task.pid.number(), &kobj_ids(holdings.ids))?;

@@ -11,4 +11,5 @@ mod outside;
 mod refusals;
 mod restores;
 mod running;
+mod sandboxes;
 mod sharing;
