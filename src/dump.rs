@@ -44,7 +44,7 @@ pub fn run(options: &DumpOptions) -> Result<()> {
     refuse_foreign_session(&tree.root().stat, options)?;
     clock.stage("freeze");
 
-    let collection = collect(&tree, deadline)?;
+    let collection = collect(&tree, &options.sockets, deadline)?;
     refuse_unrestorable(&collection.notes, options)?;
     clock.stage("collect");
 

@@ -87,6 +87,7 @@ pub(super) const OPTIONS: &[Opt] = &[
     both(b'R', "leave-running", Never, Taken),
     both(b's', "leave-stopped", Never, Taken),
     both(b'j', "shell-job", Switch, Taken),
+    both(b'x', "ext-unix-sk", Optional, Taken),
     long("timeout", Required, Taken),
     long("display-stats", Switch, Taken),
     long("no-default-config", Never, Taken),
@@ -148,7 +149,6 @@ pub(super) const OPTIONS: &[Opt] = &[
         Later("a device is dumped by its own path only"),
     ),
     both(b'M', "ext-mount-map", Required, MOUNTS),
-    both(b'x', "ext-unix-sk", Optional, EXTERNAL),
     long("external", Required, EXTERNAL),
     both(b'l', "file-locks", Switch, LOCKS),
     long(

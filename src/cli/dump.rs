@@ -8,7 +8,7 @@ use clap::Args;
 
 use dedump::freeze::After;
 use dedump::ids::Pid;
-use dedump::options::{DEFAULT_TIMEOUT, DumpOptions};
+use dedump::options::{DEFAULT_TIMEOUT, DumpOptions, SocketChoices};
 
 use super::log::Log;
 
@@ -71,6 +71,20 @@ pub(super) struct DumpArgs {
     /// Dump a shell's job: session or process group led from outside the tree
     #[arg(short = 'j', long)]
     shell_job: bool,
+
+    /// Let restore connect unix datagram sockets to outside programs by name; to anything for
+    /// the sockets with these inodes
+    #[arg(
+        short = 'x',
+        long,
+        value_name = "INODE,…",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "",
+        action = clap::ArgAction::Append,
+        value_parser = inodes,
+    )]
+    ext_unix_sk: Vec<Inodes>,
 
     /// Seconds that the tree may take to stop; 0 waits for ever
     #[arg(long, value_name = "S", default_value_t = DEFAULT_TIMEOUT.as_secs())]
@@ -145,6 +159,15 @@ impl DumpArgs {
             allow_unrestorable: self.allow_unrestorable,
             sync: self.sync,
             display_stats: self.display_stats,
+            sockets: SocketChoices {
+                external_unix: !self.ext_unix_sk.is_empty(),
+                external_unix_inodes: self
+                    .ext_unix_sk
+                    .into_iter()
+                    .flat_map(|inodes| inodes.0)
+                    .collect(),
+                ..SocketChoices::default()
+            },
             progress,
         };
         Some(Dump {
@@ -173,6 +196,18 @@ fn louder(text: &str) -> Result<Louder, String> {
     text.parse()
         .map(Louder::To)
         .map_err(|_| "a level is a number from 0 to 4".to_owned())
+}
+
+/// The value of one `-x`.
+#[derive(Clone, Debug)]
+struct Inodes(Vec<u32>);
+
+fn inodes(text: &str) -> Result<Inodes, String> {
+    let words = text.split(',').filter(|word| !word.is_empty());
+    let inodes: Result<Vec<u32>, _> = words.map(str::parse).collect();
+    inodes
+        .map(Inodes)
+        .map_err(|_| "sockets are given by their inode numbers".to_owned())
 }
 
 fn pid(text: &str) -> Result<Pid, String> {

@@ -106,6 +106,17 @@ fn every_option_reaches_its_field() {
         assert_eq!(timeout, seconds.map(Duration::from_secs), "{line}");
     }
     assert!(dump("dump -t 1 -j").options.shell_job);
+    let sockets = |line: &str| dump(&format!("dump -t 1 {line}")).options.sockets;
+    assert!(!sockets("").external_unix);
+    for (line, inodes) in [
+        ("-x", vec![]),
+        ("--ext-unix-sk", vec![]),
+        ("-x12,7", vec![12, 7]),
+        ("--ext-unix-sk=12 -x7", vec![12, 7]),
+    ] {
+        assert!(sockets(line).external_unix, "{line}");
+        assert_eq!(sockets(line).external_unix_inodes, inodes, "{line}");
+    }
     assert!(dump("dump -t 1 --overwrite").options.overwrite);
     assert!(
         !dump("dump -t 1 --overwrite --no-overwrite")

@@ -23,6 +23,7 @@ use crate::kcmp::{
     Claim, FilesFingerprint, FsFingerprint, Handled, Identities, Sighting, TaskIds, TaskLooks,
     TaskSightings, VmFingerprint,
 };
+use crate::options::SocketChoices;
 use crate::proc::ProcDir;
 use crate::proc::auxv::parse_auxv;
 use crate::proc::maps::{Mapping, parse_maps};
@@ -97,7 +98,11 @@ pub struct Collection {
 ///
 /// # Errors
 /// [`Error::Blocked`] with everything that stands in the way; the tree is untouched.
-pub fn collect(tree: &FrozenTree, deadline: Instant) -> Result<Collection> {
+pub fn collect(
+    tree: &FrozenTree,
+    sockets: &SocketChoices,
+    deadline: Instant,
+) -> Result<Collection> {
     let mut collector = Collector {
         own: OwnNamespaces::read()?,
         deadline,
@@ -107,7 +112,7 @@ pub fn collect(tree: &FrozenTree, deadline: Instant) -> Result<Collection> {
             spaces: Vec::new(),
             tables: Vec::new(),
             filesystems: Vec::new(),
-            files: Files::new()?,
+            files: Files::new(sockets)?,
             notes: Vec::new(),
             identities: Identities::new(),
         },
@@ -129,7 +134,10 @@ pub fn collect(tree: &FrozenTree, deadline: Instant) -> Result<Collection> {
             None => {}
         }
     }
-    collector.gather(|this| this.collection.files.sockets.check_peers())?;
+    collector.gather(|this| {
+        let tree = &mut this.collection.identities.file;
+        this.collection.files.complete_sockets(tree)
+    })?;
     if collector.blockers.is_empty() {
         Ok(collector.collection)
     } else {

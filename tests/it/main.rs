@@ -13,3 +13,4 @@ mod restores;
 mod running;
 mod sandboxes;
 mod sharing;
+mod sockets;

@@ -5,6 +5,7 @@
 
 mod inet;
 mod options;
+mod queue;
 mod unix;
 
 use std::collections::HashMap;
@@ -12,10 +13,12 @@ use std::os::fd::BorrowedFd;
 
 pub use inet::{InetSocket, IpOptions, TcpOptions};
 pub use options::SocketOptions;
+pub use queue::{Message, SocketQueue};
 pub use unix::{SocketName, UnixSocket};
 
 use crate::error::{Error, Result, ResultExt, Target};
 use crate::ids::ObjectId;
+use crate::options::SocketChoices;
 use crate::sys::netlink::{self, InetDiag, UnixDiag};
 use crate::sys::socket;
 
@@ -28,20 +31,10 @@ pub enum Socket {
     Inet(InetSocket),
 }
 
-/// The messages that wait in a socket, in order.
-#[derive(Clone, Debug)]
-pub struct SocketQueue {
-    /// The receiving socket.
-    pub receiver: ObjectId,
-    /// Whether message borders mean nothing.
-    pub is_stream: bool,
-    /// The messages.
-    pub messages: Vec<Vec<u8>>,
-}
-
 /// What the kernel says about all sockets, asked once per family and only when it matters.
 #[derive(Debug, Default)]
 pub struct Sockets {
+    choices: SocketChoices,
     unix: Option<HashMap<u32, UnixDiag>>,
     inet: HashMap<(u8, u8), HashMap<u32, InetDiag>>,
     /// What waits in sockets.
@@ -51,6 +44,15 @@ pub struct Sockets {
 }
 
 impl Sockets {
+    /// Nothing met yet.
+    #[must_use]
+    pub fn new(choices: SocketChoices) -> Self {
+        Self {
+            choices,
+            ..Self::default()
+        }
+    }
+
     /// Examines a socket that was met for the first time.
     ///
     /// # Errors
