@@ -7,6 +7,7 @@ use nix::errno::Errno;
 
 use crate::error::{Error, Result, ResultExt};
 use crate::freeze::Stopped;
+use crate::ids::Tid;
 use crate::proc::status::{Seccomp, Status};
 use crate::sys::ptrace;
 
@@ -43,19 +44,11 @@ pub fn open(thread: &Stopped, status: &Status) -> Result<Vec<Filter>> {
         }
         answer => answer?,
     }
-    let mut filters = Vec::new();
-    while status.seccomp == Seccomp::Filter {
-        let instructions = match ptrace::seccomp_filter(tid, filters.len()) {
-            Err(Errno::ENOENT) => break,
-            answer => answer.on("ptrace SECCOMP_GET_FILTER", tid)?,
-        };
-        let flags = ptrace::seccomp_filter_flags(tid, filters.len())
-            .on("ptrace SECCOMP_GET_METADATA", tid)?;
-        filters.push(Filter {
-            instructions,
-            flags,
-        });
-    }
+    let filters = if status.seccomp == Seccomp::Filter {
+        filters_of(tid)?
+    } else {
+        Vec::new()
+    };
     let shown = u32::try_from(filters.len()).ok();
     if status
         .seccomp_filters
@@ -68,4 +61,20 @@ pub fn open(thread: &Stopped, status: &Status) -> Result<Vec<Filter>> {
         ));
     }
     Ok(filters)
+}
+
+fn filters_of(tid: Tid) -> Result<Vec<Filter>> {
+    let mut filters = Vec::new();
+    loop {
+        let instructions = match ptrace::seccomp_filter(tid, filters.len()) {
+            Err(Errno::ENOENT) => return Ok(filters),
+            answer => answer.on("ptrace SECCOMP_GET_FILTER", tid)?,
+        };
+        let flags = ptrace::seccomp_filter_flags(tid, filters.len())
+            .on("ptrace SECCOMP_GET_METADATA", tid)?;
+        filters.push(Filter {
+            instructions,
+            flags,
+        });
+    }
 }
