@@ -44,8 +44,9 @@ pub fn run(options: &DumpOptions) -> Result<()> {
     refuse_foreign_session(&tree.root().stat, options)?;
     clock.stage("freeze");
 
-    let collection = collect(&tree, &options.sockets, deadline)?;
+    let mut collection = collect(&tree, &options.sockets, deadline)?;
     refuse_unrestorable(&collection.notes, options)?;
+    let network = collection.files.sockets.hold_connections()?;
     clock.stage("collect");
 
     let notes = collection.notes.clone();
@@ -68,12 +69,14 @@ pub fn run(options: &DumpOptions) -> Result<()> {
         written,
         notes,
     };
-    write_inventory(&folder)?;
+    write_inventory(&folder, &options.sockets, network.lock())?;
     write_manifest(&folder, &account)?;
     folder.seal()?;
     write_stats(&options.work_dir, &account)?;
     folder.commit()?;
+    let connections = network.end(options.after)?;
     tree.end(options.after)?;
+    drop(connections);
     clock.stage("release");
 
     for (stage, length) in &clock.stages {

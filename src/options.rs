@@ -82,14 +82,22 @@ pub struct SocketChoices {
     /// Whether connections that wait to be accepted are left out.
     pub skip_in_flight: bool,
     /// How packets of a connection are kept away while nobody is there to take them.
-    pub network_lock: NetworkLock,
+    /// `None` takes what the machine has.
+    pub network_lock: Option<NetworkLock>,
+}
+
+impl SocketChoices {
+    /// Whether TCP connections go into the images, one way or the other.
+    #[must_use]
+    pub fn dumps_connections(&self) -> bool {
+        self.tcp_established || self.tcp_close
+    }
 }
 
 /// How the network is kept off a connection from its dump until its restore.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NetworkLock {
     /// By rules of iptables(8) for each connection.
-    #[default]
     Iptables,
     /// By a table of nft(8).
     Nftables,

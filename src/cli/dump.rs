@@ -8,7 +8,7 @@ use clap::Args;
 
 use dedump::freeze::After;
 use dedump::ids::Pid;
-use dedump::options::{DEFAULT_TIMEOUT, DumpOptions, SocketChoices};
+use dedump::options::{DEFAULT_TIMEOUT, DumpOptions, NetworkLock, SocketChoices};
 
 use super::log::Log;
 
@@ -85,6 +85,22 @@ pub(super) struct DumpArgs {
         value_parser = inodes,
     )]
     ext_unix_sk: Vec<Inodes>,
+
+    /// Dump TCP connections; restore needs the same option
+    #[arg(long)]
+    tcp_established: bool,
+
+    /// Dump TCP connections as closed sockets; restore needs the same option
+    #[arg(long)]
+    tcp_close: bool,
+
+    /// Leave out TCP connections that wait to be accepted
+    #[arg(long)]
+    skip_in_flight: bool,
+
+    /// What keeps packets away until restore: iptables, nftables, skip [default: what is there]
+    #[arg(long, value_name = "WAY", value_parser = network_lock)]
+    network_lock: Option<NetworkLock>,
 
     /// Seconds that the tree may take to stop; 0 waits for ever
     #[arg(long, value_name = "S", default_value_t = DEFAULT_TIMEOUT.as_secs())]
@@ -166,7 +182,10 @@ impl DumpArgs {
                     .into_iter()
                     .flat_map(|inodes| inodes.0)
                     .collect(),
-                ..SocketChoices::default()
+                tcp_established: self.tcp_established,
+                tcp_close: self.tcp_close,
+                skip_in_flight: self.skip_in_flight,
+                network_lock: self.network_lock,
             },
             progress,
         };
@@ -208,6 +227,15 @@ fn inodes(text: &str) -> Result<Inodes, String> {
     inodes
         .map(Inodes)
         .map_err(|_| "sockets are given by their inode numbers".to_owned())
+}
+
+fn network_lock(text: &str) -> Result<NetworkLock, String> {
+    match text {
+        "iptables" => Ok(NetworkLock::Iptables),
+        "nftables" => Ok(NetworkLock::Nftables),
+        "skip" => Ok(NetworkLock::Skip),
+        _ => Err("the ways are iptables, nftables and skip".to_owned()),
+    }
 }
 
 fn pid(text: &str) -> Result<Pid, String> {

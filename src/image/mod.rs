@@ -13,4 +13,5 @@ pub mod proto;
 mod seccomp;
 pub mod sockets;
 pub mod tasks;
+mod tcp;
 pub mod write;

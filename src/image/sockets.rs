@@ -77,7 +77,7 @@ pub(super) fn inet_entry(
             tos: Some(socket.ip.tos),
             ttl: Some(socket.ip.ttl),
         }),
-        ifname: None,
+        ifname: socket.device.clone(),
         ns_id: Some(HOST_NET_NS),
         shutdown: (socket.shutdown != 0).then_some(i32::from(socket.shutdown)),
         tcp_opts: socket.tcp.map(|tcp| proto::TcpOptsEntry {

@@ -14,14 +14,17 @@ use super::folder::ImageFolder;
 use super::memory::{PagesWriter, mm_entry, write_pagemap};
 use super::seccomp::Filters;
 use super::sockets::write_queue;
+use super::tcp::{lock_method, run_id, write_stream};
 use super::{proto, tasks};
 use crate::collect::files::{DescriptorTable, Files};
 use crate::collect::memory::{AddressSpace, PageRun};
+use crate::collect::sockets::Lock;
 use crate::collect::task::{Living, Task};
 use crate::collect::tree::{CollectedTask, Collection, Filesystem, Holdings, Owned};
 use crate::error::Result;
 use crate::ids::{Pid, Tid};
 use crate::kcmp::{Identities, TaskIds};
+use crate::options::SocketChoices;
 use crate::progress::Progress;
 
 /// Version 2 of the format: a leading magic in every image.
@@ -95,8 +98,7 @@ pub fn write(
 ///
 /// # Errors
 /// Writing.
-pub fn write_inventory(folder: &ImageFolder) -> Result<()> {
-    const NETWORK_LOCK_SKIPPED: u32 = 2;
+pub fn write_inventory(folder: &ImageFolder, sockets: &SocketChoices, lock: &Lock) -> Result<()> {
     let mut writer = folder.writer(Kind::Inventory, 0)?;
     writer.entry(&proto::InventoryEntry {
         img_version: IMAGE_VERSION,
@@ -105,7 +107,9 @@ pub fn write_inventory(folder: &ImageFolder) -> Result<()> {
         ns_per_id: Some(true),
         root_cg_set: Some(OWN_CGROUP_SET),
         lsmtype: Some(0),
-        network_lock_method: Some(NETWORK_LOCK_SKIPPED),
+        tcp_close: sockets.tcp_close.then_some(true),
+        network_lock_method: Some(lock_method(lock)),
+        dump_criu_run_id: run_id(lock),
         plugins_entry: Some(proto::PluginsEntry::default()),
         ..Default::default()
     })?;
@@ -306,6 +310,11 @@ impl Writer<'_> {
             for queue in &files.sockets.queues {
                 write_queue(&mut writer, queue)?;
             }
+            folder.record(writer.finish()?);
+        }
+        for stream in &files.sockets.streams {
+            let mut writer = folder.writer(Kind::TcpStream, u64::from(stream.inode))?;
+            write_stream(&mut writer, stream)?;
             folder.record(writer.finish()?);
         }
         if !files.ghosts.is_empty() {

@@ -20,7 +20,7 @@ fn dump(guest: &mut Guest, images: &Path) {
     dump_with(guest, images, &[]);
 }
 
-fn dump_with(guest: &mut Guest, images: &Path, arguments: &[&str]) {
+pub(crate) fn dump_with(guest: &mut Guest, images: &Path, arguments: &[&str]) {
     let others = guest.other_sessions();
     let output = run(&mut dedump(guest.pid(), images, arguments));
     assert!(output.status.success());

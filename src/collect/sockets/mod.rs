@@ -4,17 +4,23 @@
 //! and only where several messages wait.
 
 mod inet;
+mod lock;
 mod options;
 mod queue;
+mod tcp;
 mod unix;
 
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
 
 pub use inet::{InetSocket, IpOptions, TcpOptions};
+pub use lock::Lock;
 pub use options::SocketOptions;
 pub use queue::{Message, SocketQueue};
+pub use tcp::{Held, Stream};
 pub use unix::{SocketName, UnixSocket};
+
+use tcp::Connection;
 
 use crate::error::{Error, Result, ResultExt, Target};
 use crate::ids::ObjectId;
@@ -37,6 +43,9 @@ pub struct Sockets {
     choices: SocketChoices,
     unix: Option<HashMap<u32, UnixDiag>>,
     inet: HashMap<(u8, u8), HashMap<u32, InetDiag>>,
+    connections: Vec<Connection>,
+    /// TCP connections, once they were read.
+    pub streams: Vec<Stream>,
     /// What waits in sockets.
     pub queues: Vec<SocketQueue>,
     /// Unix sockets of the tree: whose they are, by inode.
@@ -51,6 +60,18 @@ impl Sockets {
             choices,
             ..Self::default()
         }
+    }
+
+    /// Holds the TCP connections of the tree and reads them. What is returned must be ended
+    /// before any task is let go.
+    ///
+    /// # Errors
+    /// When the network cannot be locked, or a connection not be read; all is as it was then.
+    pub fn hold_connections(&mut self) -> Result<Held> {
+        let connections = std::mem::take(&mut self.connections);
+        let held = Held::take(connections, self.choices.network_lock)?;
+        self.streams = held.read()?;
+        Ok(held)
     }
 
     /// Examines a socket that was met for the first time.
