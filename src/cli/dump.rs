@@ -72,12 +72,11 @@ pub(super) struct DumpArgs {
     #[arg(short = 'j', long)]
     shell_job: bool,
 
-    /// Let restore connect unix datagram sockets to outside programs by name; to anything for
-    /// the sockets with these inodes
+    /// Unix datagram sockets, any with an INODE, may talk to the outside
     #[arg(
         short = 'x',
         long,
-        value_name = "INODE,…",
+        value_name = "INODE",
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "",
@@ -90,7 +89,7 @@ pub(super) struct DumpArgs {
     #[arg(long)]
     tcp_established: bool,
 
-    /// Dump TCP connections as closed sockets; restore needs the same option
+    /// Dump TCP connections as closed; restore needs the same option
     #[arg(long)]
     tcp_close: bool,
 
@@ -98,7 +97,7 @@ pub(super) struct DumpArgs {
     #[arg(long)]
     skip_in_flight: bool,
 
-    /// What keeps packets away until restore: iptables, nftables, skip [default: what is there]
+    /// Keep packets away until restore by iptables, nftables, skip [else what is there]
     #[arg(long, value_name = "WAY", value_parser = network_lock)]
     network_lock: Option<NetworkLock>,
 

@@ -12,6 +12,9 @@ use crate::error::{Error, Result, ResultExt, Target};
 use crate::sys::socket::{self, End};
 use crate::sys::tcp;
 
+/// Port and address words of one end, the words as they go over the wire.
+pub type EndAddress = (u16, Vec<u32>);
+
 /// An internet socket.
 #[derive(Clone, Debug)]
 pub struct InetSocket {
@@ -28,9 +31,9 @@ pub struct InetSocket {
     /// Room for pending connections of a listener.
     pub backlog: u32,
     /// Own port and address words as they go over the wire.
-    pub own: (u16, Vec<u32>),
+    pub own: EndAddress,
     /// The same of the other side.
-    pub peer: (u16, Vec<u32>),
+    pub peer: EndAddress,
     /// The device that a link-local address belongs to.
     pub device: Option<String>,
     /// `IPV6_V6ONLY`.
@@ -171,7 +174,7 @@ impl Sockets {
         &mut self,
         target: &Target,
         inode: u32,
-        (own, peer): (&(u16, Vec<u32>), &(u16, Vec<u32>)),
+        (own, peer): (&EndAddress, &EndAddress),
         reuse_address: bool,
         fd: BorrowedFd<'_>,
     ) -> Result<()> {
@@ -294,7 +297,7 @@ fn tcp_options(fd: BorrowedFd<'_>) -> TcpOptions {
 }
 
 /// Port and address words of a `sockaddr_in` or `sockaddr_in6`.
-fn split_address(raw: &[u8]) -> (u16, Vec<u32>) {
+fn split_address(raw: &[u8]) -> EndAddress {
     let family = raw
         .get(..2)
         .map_or(0, |bytes| u16::from_ne_bytes([bytes[0], bytes[1]]));

@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use super::inet::EndAddress;
 use crate::error::{Error, Result, Target};
 use crate::options::NetworkLock;
 
@@ -27,7 +28,7 @@ pub(super) struct Ends {
 impl Ends {
     /// From address words as they go over the wire; an IPv4 address in IPv6 clothes is one of
     /// IPv4.
-    pub(super) fn new(own: &(u16, Vec<u32>), peer: &(u16, Vec<u32>)) -> Option<Self> {
+    pub(super) fn new(own: &EndAddress, peer: &EndAddress) -> Option<Self> {
         Some(Self {
             own: (address(&own.1)?, own.0),
             peer: (address(&peer.1)?, peer.0),
