@@ -72,11 +72,11 @@ pub(super) struct DumpArgs {
     #[arg(short = 'j', long)]
     shell_job: bool,
 
-    /// Unix datagram sockets, any with an INODE, may talk to the outside
+    /// Unix datagram sockets, any with an inode INO, may talk to the outside
     #[arg(
         short = 'x',
         long,
-        value_name = "INODE",
+        value_name = "INO",
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "",
@@ -97,7 +97,7 @@ pub(super) struct DumpArgs {
     #[arg(long)]
     skip_in_flight: bool,
 
-    /// Keep packets away until restore by iptables, nftables, skip [else what is there]
+    /// Packets are kept away by iptables, nftables, or not: skip
     #[arg(long, value_name = "WAY", value_parser = network_lock)]
     network_lock: Option<NetworkLock>,
 

@@ -13,7 +13,7 @@ mod unix;
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
 
-pub use inet::{InetSocket, IpOptions, TcpOptions};
+pub use inet::{EndAddress, InetSocket, IpOptions, TcpOptions};
 pub use lock::Lock;
 pub use options::SocketOptions;
 pub use queue::{Message, SocketQueue};
