@@ -8,6 +8,7 @@ use tracing::{info, warn};
 
 use crate::collect::memory::{PAGE_BYTES, open_pagemap};
 use crate::collect::page_identity::{Candidate, SharedPages};
+use crate::collect::sockets::HeldConnections;
 use crate::collect::tree::{Collection, collect};
 use crate::error::{Error, IoResultExt, Result};
 use crate::freeze::{After, FrozenTree, examine, freeze};
@@ -59,8 +60,9 @@ pub fn run(options: &DumpOptions) -> Result<()> {
     clock.stage("freeze");
 
     let runs_on = options.after == After::LeaveRunning && options.snapshot;
-    let mut collection = collect(&tree, runs_on, deadline)?;
+    let mut collection = collect(&tree, &options.sockets, runs_on, deadline)?;
     refuse_unrestorable(&collection.notes, options)?;
+    let network = collection.files.sockets.hold_connections()?;
     clock.stage("collect");
 
     let mut shared = if options.page_dedup {
@@ -71,7 +73,8 @@ pub fn run(options: &DumpOptions) -> Result<()> {
     };
     clock.stage("compare");
 
-    let mut tree = Some(tree);
+    write_inventory(&folder, &options.sockets, network.lock())?;
+    let mut held = Some((tree, network));
     let mut kept = None;
     if runs_on {
         kept = Some(KeptMemory::of(
@@ -80,7 +83,7 @@ pub fn run(options: &DumpOptions) -> Result<()> {
             folder.nameless_file()?,
         )?);
         clock.stage("hold");
-        release(&mut tree, options.after, &mut clock)?;
+        release(&mut held, options.after, &mut clock)?;
         for space in &mut collection.spaces {
             space.object.list_snapshot()?;
         }
@@ -118,12 +121,11 @@ pub fn run(options: &DumpOptions) -> Result<()> {
         written,
         notes,
     };
-    write_inventory(&folder)?;
     write_manifest(&folder, &account)?;
     folder.seal()?;
     write_stats(&options.work_dir, &account)?;
     folder.commit()?;
-    release(&mut tree, options.after, &mut clock)?;
+    release(&mut held, options.after, &mut clock)?;
 
     for (stage, length) in &clock.stages {
         info!("{stage}: {length:?}");
@@ -135,9 +137,15 @@ pub fn run(options: &DumpOptions) -> Result<()> {
 }
 
 /// Ends the freeze, if it has not ended yet.
-fn release(tree: &mut Option<FrozenTree>, after: After, clock: &mut Clock) -> Result<()> {
-    if let Some(tree) = tree.take() {
+fn release(
+    held: &mut Option<(FrozenTree, HeldConnections)>,
+    after: After,
+    clock: &mut Clock,
+) -> Result<()> {
+    if let Some((tree, network)) = held.take() {
+        let connections = network.end(after)?;
         tree.end(after)?;
+        drop(connections);
         clock.stage("release");
         clock.released = Some(Instant::now());
     }

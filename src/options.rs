@@ -48,6 +48,8 @@ pub struct DumpOptions {
     pub sync: bool,
     /// Whether the figures of the dump are printed to standard output at its end.
     pub display_stats: bool,
+    /// What is done about sockets that reach out of the tree.
+    pub sockets: SocketChoices,
     /// Whether long stages may draw a bar on standard error, if that is a terminal.
     pub progress: bool,
 }
@@ -71,7 +73,45 @@ impl DumpOptions {
             prev_images_dir: None,
             sync: false,
             display_stats: false,
+            sockets: SocketChoices::default(),
             progress: false,
         }
     }
+}
+
+/// What is done about sockets that reach out of the tree.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SocketChoices {
+    /// Whether unix sockets may have their other end outside, for restore to connect to again.
+    pub external_unix: bool,
+    /// Inodes of the unix sockets for which that goes beyond datagrams.
+    pub external_unix_inodes: Vec<u32>,
+    /// Whether TCP connections are dumped.
+    pub tcp_established: bool,
+    /// Whether TCP connections are dumped as closed sockets.
+    pub tcp_close: bool,
+    /// Whether connections that wait to be accepted are left out.
+    pub skip_in_flight: bool,
+    /// How packets of a connection are kept away while nobody is there to take them.
+    /// `None` takes what the machine has.
+    pub network_lock: Option<NetworkLock>,
+}
+
+impl SocketChoices {
+    /// Whether TCP connections go into the images, one way or the other.
+    #[must_use]
+    pub fn dumps_connections(&self) -> bool {
+        self.tcp_established || self.tcp_close
+    }
+}
+
+/// How the network is kept off a connection from its dump until its restore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NetworkLock {
+    /// By rules of iptables(8) for each connection.
+    Iptables,
+    /// By a table of nft(8).
+    Nftables,
+    /// Not at all: somebody else sees to it.
+    Skip,
 }

@@ -72,7 +72,6 @@ const LOCKS: Fate = Later("file locks are not dumped");
 const MEMORY: Fate = Later("memory is read while the tree is dumped, not before");
 const MOUNTS: Fate = Later("trees in a mount namespace of their own are not dumped");
 const NAMESPACES: Fate = Later("trees in namespaces of their own are not dumped");
-const NETWORK: Fate = Later("connected TCP sockets are not dumped");
 const PAGES_AWAY: Fate = Later("pages go to the images folder only");
 const RESTORE: Fate = Other("restore");
 const CHECK: Fate = Other("check");
@@ -87,6 +86,11 @@ pub(super) const OPTIONS: &[Opt] = &[
     both(b'R', "leave-running", Never, Taken),
     both(b's', "leave-stopped", Never, Taken),
     both(b'j', "shell-job", Switch, Taken),
+    both(b'x', "ext-unix-sk", Optional, Taken),
+    long("tcp-established", Switch, Taken),
+    long("tcp-close", Switch, Taken),
+    long("skip-in-flight", Switch, Taken),
+    long("network-lock", Required, Taken),
     long("timeout", Required, Taken),
     long("prev-images-dir", Required, Taken),
     long("display-stats", Switch, Taken),
@@ -158,7 +162,6 @@ pub(super) const OPTIONS: &[Opt] = &[
         Later("a device is dumped by its own path only"),
     ),
     both(b'M', "ext-mount-map", Required, MOUNTS),
-    both(b'x', "ext-unix-sk", Optional, EXTERNAL),
     long("external", Required, EXTERNAL),
     both(b'l', "file-locks", Switch, LOCKS),
     long(
@@ -195,7 +198,6 @@ pub(super) const OPTIONS: &[Opt] = &[
         Later("security profiles are not changed"),
     ),
     long("manage-cgroups", Optional, CGROUPS),
-    long("network-lock", Required, NETWORK),
     long("page-server", Switch, PAGES_AWAY),
     long(
         "pidfile",
@@ -206,7 +208,6 @@ pub(super) const OPTIONS: &[Opt] = &[
     long("pre-dump-mode", Required, MEMORY),
     long("ps-socket", Required, PAGES_AWAY),
     both(b'r', "root", Required, MOUNTS),
-    long("skip-in-flight", Switch, NETWORK),
     long("skip-mnt", Required, MOUNTS),
     long("status-fd", Required, PAGES_AWAY),
     long(
@@ -214,8 +215,6 @@ pub(super) const OPTIONS: &[Opt] = &[
         Switch,
         Later("images are written to a folder only"),
     ),
-    long("tcp-close", Switch, NETWORK),
-    long("tcp-established", Switch, NETWORK),
     long("tls", Switch, PAGES_AWAY),
     long("tls-cacert", Required, PAGES_AWAY),
     long("tls-cacrl", Required, PAGES_AWAY),

@@ -8,7 +8,7 @@ use clap::Args;
 
 use dedump::freeze::After;
 use dedump::ids::Pid;
-use dedump::options::{DEFAULT_TIMEOUT, DumpOptions};
+use dedump::options::{DEFAULT_TIMEOUT, DumpOptions, NetworkLock, SocketChoices};
 
 use super::log::Log;
 
@@ -71,6 +71,35 @@ pub(super) struct DumpArgs {
     /// Dump a shell's job: session or group led from outside the tree
     #[arg(short = 'j', long)]
     shell_job: bool,
+
+    /// Unix datagram sockets, any with an inode INO, may talk to the outside
+    #[arg(
+        short = 'x',
+        long,
+        value_name = "INO",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "",
+        action = clap::ArgAction::Append,
+        value_parser = inodes,
+    )]
+    ext_unix_sk: Vec<Inodes>,
+
+    /// Dump TCP connections; restore needs the same option
+    #[arg(long)]
+    tcp_established: bool,
+
+    /// Dump TCP connections as closed; restore needs the same option
+    #[arg(long)]
+    tcp_close: bool,
+
+    /// Leave out TCP connections that wait to be accepted
+    #[arg(long)]
+    skip_in_flight: bool,
+
+    /// Packets are kept away by iptables, nftables, or not: skip
+    #[arg(long, value_name = "WAY", value_parser = network_lock)]
+    network_lock: Option<NetworkLock>,
 
     /// Seconds the tree may take to stop; 0 waits for ever
     #[arg(long, value_name = "S", default_value_t = DEFAULT_TIMEOUT.as_secs())]
@@ -160,6 +189,18 @@ impl DumpArgs {
             prev_images_dir: self.prev_images_dir,
             sync: self.sync,
             display_stats: self.display_stats,
+            sockets: SocketChoices {
+                external_unix: !self.ext_unix_sk.is_empty(),
+                external_unix_inodes: self
+                    .ext_unix_sk
+                    .into_iter()
+                    .flat_map(|inodes| inodes.0)
+                    .collect(),
+                tcp_established: self.tcp_established,
+                tcp_close: self.tcp_close,
+                skip_in_flight: self.skip_in_flight,
+                network_lock: self.network_lock,
+            },
             progress,
         };
         Some(Dump {
@@ -188,6 +229,27 @@ fn louder(text: &str) -> Result<Louder, String> {
     text.parse()
         .map(Louder::To)
         .map_err(|_| "a level is a number from 0 to 4".to_owned())
+}
+
+/// The value of one `-x`.
+#[derive(Clone, Debug)]
+struct Inodes(Vec<u32>);
+
+fn inodes(text: &str) -> Result<Inodes, String> {
+    let words = text.split(',').filter(|word| !word.is_empty());
+    let inodes: Result<Vec<u32>, _> = words.map(str::parse).collect();
+    inodes
+        .map(Inodes)
+        .map_err(|_| "sockets are given by their inode numbers".to_owned())
+}
+
+fn network_lock(text: &str) -> Result<NetworkLock, String> {
+    match text {
+        "iptables" => Ok(NetworkLock::Iptables),
+        "nftables" => Ok(NetworkLock::Nftables),
+        "skip" => Ok(NetworkLock::Skip),
+        _ => Err("the ways are iptables, nftables and skip".to_owned()),
+    }
 }
 
 fn pid(text: &str) -> Result<Pid, String> {

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use dedump::error::Error;
 use dedump::freeze::After;
 use dedump::ids::Pid;
+use dedump::options::NetworkLock;
 
 use super::criu::{Fate, OPTIONS, Value};
 use super::log::{Log, one_line};
@@ -106,6 +107,29 @@ fn every_option_reaches_its_field() {
         assert_eq!(timeout, seconds.map(Duration::from_secs), "{line}");
     }
     assert!(dump("dump -t 1 -j").options.shell_job);
+    let sockets = |line: &str| dump(&format!("dump -t 1 {line}")).options.sockets;
+    assert!(!sockets("").external_unix && !sockets("").dumps_connections());
+    assert!(sockets("--tcp-established").tcp_established);
+    assert!(sockets("--tcp-close").tcp_close);
+    assert!(sockets("--skip-in-flight").skip_in_flight);
+    assert_eq!(sockets("").network_lock, None);
+    for (word, lock) in [
+        ("iptables", NetworkLock::Iptables),
+        ("nftables", NetworkLock::Nftables),
+        ("skip", NetworkLock::Skip),
+    ] {
+        let found = sockets(&format!("--network-lock {word}")).network_lock;
+        assert_eq!(found, Some(lock), "{word}");
+    }
+    for (line, inodes) in [
+        ("-x", vec![]),
+        ("--ext-unix-sk", vec![]),
+        ("-x12,7", vec![12, 7]),
+        ("--ext-unix-sk=12 -x7", vec![12, 7]),
+    ] {
+        assert!(sockets(line).external_unix, "{line}");
+        assert_eq!(sockets(line).external_unix_inodes, inodes, "{line}");
+    }
     assert!(dump("dump -t 1 --overwrite").options.overwrite);
     assert!(
         !dump("dump -t 1 --overwrite --no-overwrite")
@@ -176,6 +200,8 @@ fn mistakes_are_named() {
         ("dump -t 12x", "'12x' for '--tree"),
         ("dump -t 99999999999", "for '--tree"),
         ("dump -t 1 --timeout soon", "'soon' for '--timeout"),
+        ("dump -t 1 --network-lock x", "iptables, nftables and skip"),
+        ("dump -t 1 -xa", "inode numbers"),
         ("dump -t 1 --timeout -1", "'-1' for '--timeout"),
         ("dump -t 1 -vj", "'j' for '--verbosity"),
         ("dump -t 1 -v 4", "not the word 4"),
@@ -218,6 +244,7 @@ fn every_option_of_criu_is_taken_or_refused_by_name() {
         );
         let value = match option.long {
             "tree" | "timeout" | "verbosity" => "=3",
+            "network-lock" => "=skip",
             _ if matches!(option.value, Value::Required) => "=x",
             _ => "",
         };

@@ -3,6 +3,7 @@
 //! [`Capture::of`] takes what must be read before anything runs inside the thread;
 //! [`questions`] lists what only the thread itself can ask.
 
+use super::seccomp::Filter;
 use crate::error::{Error, Result, ResultExt};
 use crate::freeze::Stopped;
 use crate::freeze::interrupted::restarted;
@@ -38,6 +39,8 @@ pub struct Capture {
     pub tls: Vec<UserDesc>,
     /// Head and length of its robust futex list.
     pub robust_list: (u64, u64),
+    /// Its seccomp filters, oldest first.
+    pub filters: Vec<Filter>,
 }
 
 impl Capture {
@@ -87,6 +90,7 @@ impl Capture {
             rseq_section,
             tls,
             robust_list: ptrace::robust_list(tid).on("get_robust_list", tid)?,
+            filters: Vec::new(),
         })
     }
 

@@ -14,6 +14,7 @@ use super::files::{DescriptorTable, Files, TableOwner, descriptors};
 use super::memory::{self, AddressSpace};
 use super::namespaces::OwnNamespaces;
 use super::notes::{Note, NoteKind};
+use super::seccomp;
 use super::task::{self, Living, Task};
 use super::thread::{self, Capture, Thread};
 use crate::error::{Error, Result, ResultExt};
@@ -25,6 +26,7 @@ use crate::kcmp::{
     Claim, FilesFingerprint, FsFingerprint, Handled, Identities, Sighting, TaskIds, TaskLooks,
     TaskSightings, VmFingerprint,
 };
+use crate::options::SocketChoices;
 use crate::proc::ProcDir;
 use crate::proc::auxv::parse_auxv;
 use crate::proc::maps::{Mapping, parse_maps};
@@ -100,7 +102,12 @@ pub struct Collection {
 ///
 /// # Errors
 /// [`Error::Blocked`] with everything that stands in the way; the tree is untouched.
-pub fn collect(tree: &FrozenTree, snapshots: bool, deadline: Instant) -> Result<Collection> {
+pub fn collect(
+    tree: &FrozenTree,
+    sockets: &SocketChoices,
+    snapshots: bool,
+    deadline: Instant,
+) -> Result<Collection> {
     let mut collector = Collector {
         snapshots,
         take_in_orphans: HashSet::new(),
@@ -112,7 +119,7 @@ pub fn collect(tree: &FrozenTree, snapshots: bool, deadline: Instant) -> Result<
             spaces: Vec::new(),
             tables: Vec::new(),
             filesystems: Vec::new(),
-            files: Files::new()?,
+            files: Files::new(sockets)?,
             notes: Vec::new(),
             identities: Identities::new(),
         },
@@ -134,7 +141,10 @@ pub fn collect(tree: &FrozenTree, snapshots: bool, deadline: Instant) -> Result<
             None => {}
         }
     }
-    collector.gather(|this| this.collection.files.sockets.check_peers())?;
+    collector.gather(|this| {
+        let tree = &mut this.collection.identities.file;
+        this.collection.files.complete_sockets(tree)
+    })?;
     if collector.blockers.is_empty() {
         Ok(collector.collection)
     } else {
@@ -251,8 +261,8 @@ impl Collector {
                 Some(status) => status,
                 None => read_status(proc_dir, tid)?,
             };
-            refuse_seccomp(tid, &status)?;
             let mut capture = Capture::of(stopped, &memory)?;
+            capture.filters = seccomp::open(stopped, &status)?;
             capture.settle_temporary_mask(status.signals_blocked);
             let private = if tid == leader {
                 None
@@ -493,6 +503,7 @@ impl Collector {
         self.snapshots
             && matches!(arrived.sightings.vm, Sighting::First(_))
             && arrived.threads[0].status.private_kib >= WORTH_A_SNAPSHOT_KIB
+            && arrived.threads[0].status.seccomp == Seccomp::Disabled
             && self.take_in_orphans.is_empty()
     }
 
@@ -598,17 +609,6 @@ fn read_status(proc_dir: &ProcDir, tid: Tid) -> Result<Status> {
     let name = format!("task/{tid}/status");
     let text = proc_dir.read(&name)?;
     parse_status(&text).map_err(|e| e.at(proc_dir.path_of(&name)))
-}
-
-fn refuse_seccomp(tid: Tid, status: &Status) -> Result<()> {
-    if status.seccomp == Seccomp::Disabled {
-        return Ok(());
-    }
-    Err(Error::unsupported(
-        tid,
-        "a thread under seccomp",
-        "start the program without its sandbox; not supported yet",
-    ))
 }
 
 /// What working folder, root and umask of a task look like.

@@ -13,6 +13,8 @@ pub mod memory;
 pub mod pages;
 pub mod previous;
 pub mod proto;
+mod seccomp;
 pub mod sockets;
 pub mod tasks;
+mod tcp;
 pub mod write;

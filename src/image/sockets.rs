@@ -6,6 +6,7 @@ use super::framing::ImageWriter;
 use super::proto;
 use crate::collect::sockets::{InetSocket, SocketOptions, SocketQueue, UnixSocket};
 use crate::error::Result;
+use crate::ids::ObjectId;
 
 /// Number of the network namespace of a host tree.
 const HOST_NET_NS: u32 = 2;
@@ -19,26 +20,29 @@ pub(super) fn unix_entry(
 ) -> proto::UnixSkEntry {
     let diag = &socket.diag;
     let name = socket.name.as_ref();
-    let permissions = name.and_then(|name| name.permissions);
     proto::UnixSkEntry {
         id,
         ino: diag.inode,
         r#type: u32::from(diag.kind),
         state: u32::from(diag.state),
         flags,
-        uflags: 0,
+        uflags: u32::from(socket.is_outside),
         backlog: diag.send_queue,
         peer: diag.peer,
         fown,
         opts: sk_opts(&socket.options, Family::Unix),
         name: diag.name.clone(),
         shutdown: (diag.shutdown != 0).then_some(i32::from(diag.shutdown)),
-        file_perms: permissions.map(|(mode, uid, gid)| proto::FilePermsEntry { mode, uid, gid }),
+        file_perms: name.map(|name| proto::FilePermsEntry {
+            mode: name.mode,
+            uid: name.owner.0,
+            gid: name.owner.1,
+        }),
         name_dir: name
             .and_then(|name| name.folder.as_ref())
             .map(|folder| folder.as_os_str().as_bytes().to_vec()),
-        deleted: (name.is_some() && permissions.is_none()).then_some(true),
-        ns_id: Some(HOST_NET_NS),
+        deleted: name.filter(|name| name.is_deleted).map(|_| true),
+        ns_id: (!socket.is_outside).then_some(HOST_NET_NS),
         mnt_id: None,
     }
 }
@@ -73,7 +77,7 @@ pub(super) fn inet_entry(
             tos: Some(socket.ip.tos),
             ttl: Some(socket.ip.ttl),
         }),
-        ifname: None,
+        ifname: socket.device.clone(),
         ns_id: Some(HOST_NET_NS),
         shutdown: (socket.shutdown != 0).then_some(i32::from(socket.shutdown)),
         tcp_opts: socket.tcp.map(|tcp| proto::TcpOptsEntry {
@@ -94,12 +98,23 @@ pub fn write_queue(writer: &mut ImageWriter, queue: &SocketQueue) -> Result<()> 
     for message in &queue.messages {
         writer.entry(&proto::SkPacketEntry {
             id_for: queue.receiver.number(),
-            length: u32::try_from(message.len()).unwrap_or(u32::MAX),
-            scm: Vec::new(),
+            length: u32::try_from(message.bytes.len()).unwrap_or(u32::MAX),
+            scm: scm_rights(&message.rights),
         })?;
-        writer.raw(message)?;
+        writer.raw(&message.bytes)?;
     }
     Ok(())
+}
+
+/// The control message that carries open files; there is at most one.
+fn scm_rights(files: &[ObjectId]) -> Vec<proto::ScmEntry> {
+    const SCM_RIGHTS: u32 = 1;
+    let rights: Vec<u32> = files.iter().map(|file| file.number()).collect();
+    let one = (!rights.is_empty()).then_some(proto::ScmEntry {
+        r#type: SCM_RIGHTS,
+        rights,
+    });
+    one.into_iter().collect()
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -15,17 +15,21 @@ use super::folder::{ImageFolder, Level};
 use super::memory::mm_entry;
 use super::pages::{self, Pages, SharedMemory};
 use super::previous::PreviousFolder;
+use super::seccomp::Filters;
 use super::sockets::write_queue;
+use super::tcp::{lock_method, run_id, write_stream};
 use super::{proto, tasks};
 use crate::collect::files::{DescriptorTable, Files, Segment};
 use crate::collect::memory::AddressSpace;
 use crate::collect::page_identity::SharedPages;
+use crate::collect::sockets::Lock;
 use crate::collect::task::{Living, Task};
 use crate::collect::tree::{CollectedTask, Collection, Filesystem, Holdings, Owned};
 use crate::error::Result;
 use crate::hold::KeptMemory;
 use crate::ids::{Pid, Tid};
 use crate::kcmp::{Identities, TaskIds};
+use crate::options::SocketChoices;
 use crate::progress::Progress;
 
 /// Version 2 of the format: a leading magic in every image.
@@ -87,7 +91,10 @@ pub fn write(
         ..
     } = collection;
     let types = FileTypes::of(&files.open);
-    let writer = Writer { folder };
+    let writer = Writer {
+        folder,
+        filters: Filters::of(tasks.iter().filter_map(|one| one.task.living.as_ref())),
+    };
     let mut pstree = folder.writer(Kind::Pstree, 0)?;
     for one in &tasks {
         pstree.entry(&tasks::pstree_entry(
@@ -96,6 +103,9 @@ pub fn write(
         ))?;
     }
     folder.record(pstree.finish()?);
+    if let Some(entry) = writer.filters.entry() {
+        writer.single(Kind::Seccomp, 0, entry)?;
+    }
     for one in &tasks {
         match (&one.task.living, &one.holdings) {
             (Some(living), Some(holdings)) => writer.task(&one.task, living, holdings)?,
@@ -115,8 +125,7 @@ pub fn write(
 ///
 /// # Errors
 /// Writing.
-pub fn write_inventory(folder: &ImageFolder) -> Result<()> {
-    const NETWORK_LOCK_SKIPPED: u32 = 2;
+pub fn write_inventory(folder: &ImageFolder, sockets: &SocketChoices, lock: &Lock) -> Result<()> {
     let mut writer = folder.writer(Kind::Inventory, 0)?;
     writer.entry(&proto::InventoryEntry {
         img_version: IMAGE_VERSION,
@@ -125,7 +134,9 @@ pub fn write_inventory(folder: &ImageFolder) -> Result<()> {
         ns_per_id: Some(true),
         root_cg_set: Some(OWN_CGROUP_SET),
         lsmtype: Some(0),
-        network_lock_method: Some(NETWORK_LOCK_SKIPPED),
+        tcp_close: sockets.tcp_close.then_some(true),
+        network_lock_method: Some(lock_method(lock)),
+        dump_criu_run_id: run_id(lock),
         plugins_entry: Some(proto::PluginsEntry::default()),
         ..Default::default()
     })?;
@@ -153,6 +164,7 @@ fn kobj_ids(ids: TaskIds) -> proto::TaskKobjIdsEntry {
 
 struct Writer<'a> {
     folder: &'a ImageFolder,
+    filters: Filters,
 }
 
 impl Writer<'_> {
@@ -169,11 +181,12 @@ impl Writer<'_> {
 
     fn task(&self, task: &Task, living: &Living, holdings: &Holdings) -> Result<()> {
         for (index, thread) in living.threads.iter().enumerate() {
-            let core = if index == 0 {
+            let mut core = if index == 0 {
                 tasks::leader_core(task, living, thread, OWN_CGROUP_SET)?
             } else {
                 tasks::thread_core(thread, OWN_CGROUP_SET)?
             };
+            self.filters.note(thread.capture.tid, &mut core);
             self.single(Kind::Core, thread.capture.tid.number(), &core)?;
         }
         self.single(Kind::Ids, task.pid.number(), &kobj_ids(holdings.ids))?;
@@ -352,6 +365,11 @@ impl Writer<'_> {
             for queue in &files.sockets.queues {
                 write_queue(&mut writer, queue)?;
             }
+            folder.record(writer.finish()?);
+        }
+        for stream in &files.sockets.streams {
+            let mut writer = folder.writer(Kind::TcpStream, u64::from(stream.inode))?;
+            write_stream(&mut writer, stream)?;
             folder.record(writer.finish()?);
         }
         if !files.ghosts.is_empty() {

@@ -6,6 +6,7 @@
 
 pub mod auxv;
 pub mod fcntl;
+pub mod guardian;
 pub mod kcmp;
 pub mod netlink;
 pub mod pagemap;
@@ -14,4 +15,5 @@ pub mod ptrace;
 pub mod sched;
 pub mod socket;
 pub mod stub;
+pub mod tcp;
 pub mod xstate;

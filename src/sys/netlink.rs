@@ -41,6 +41,10 @@ pub struct InetDiag {
     pub inode: u32,
     /// `TCP_*` state number.
     pub state: u8,
+    /// Bytes that wait to be received.
+    pub receive_queue: u32,
+    /// Bytes that wait to be sent.
+    pub send_queue: u32,
     /// 1 receiving, 2 sending, 3 both are shut down.
     pub shutdown: u8,
 }
@@ -172,12 +176,16 @@ fn parse_unix(message: &[u8]) -> Option<UnixDiag> {
 }
 
 fn parse_inet(message: &[u8]) -> Option<InetDiag> {
+    const RECEIVE_QUEUE_OFFSET: usize = 56;
+    const SEND_QUEUE_OFFSET: usize = 60;
     const INODE_OFFSET: usize = 68;
     const FIXED_BYTES: usize = 72;
     const SHUTDOWN: u16 = 8;
     let shutdown = attributes(message.get(FIXED_BYTES..)?).find(|(kind, _)| *kind == SHUTDOWN);
     Some(InetDiag {
         state: *message.get(1)?,
+        receive_queue: word(message, RECEIVE_QUEUE_OFFSET)?,
+        send_queue: word(message, SEND_QUEUE_OFFSET)?,
         inode: word(message, INODE_OFFSET)?,
         shutdown: shutdown
             .and_then(|(_, payload)| payload.first().copied())

@@ -29,6 +29,8 @@ const PTRACE_PEEKSIGINFO: libc::c_uint = 0x4209;
 const PTRACE_GET_RSEQ_CONFIGURATION: libc::c_uint = 0x420f;
 const PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG: libc::c_uint = 0x4211;
 const PTRACE_GET_THREAD_AREA: libc::c_uint = 25;
+const PTRACE_SECCOMP_GET_FILTER: libc::c_uint = 0x420c;
+const PTRACE_SECCOMP_GET_METADATA: libc::c_uint = 0x420d;
 const PTRACE_EVENT_STOP: i32 = 128;
 const SIGSET_BYTES: usize = 8;
 
@@ -272,6 +274,39 @@ pub fn dispatches_syscalls(tid: Tid) -> Result<bool, Errno> {
     let size = size_of_val(&configuration);
     request(PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, tid, size, data)?;
     Ok(configuration[0] != 0)
+}
+
+/// `PTRACE_SECCOMP_GET_FILTER`: the instructions of a thread's filter, 8 bytes each; filter 0
+/// is its oldest.
+///
+/// # Errors
+/// `ENOENT` it has no such filter; `EACCES` without `CAP_SYS_ADMIN` or by a filtered tracer;
+/// `EMEDIUMTYPE` not a classic BPF program; `EINVAL` the thread has no filters.
+pub fn seccomp_filter(tid: Tid, index: usize) -> Result<Vec<u8>, Errno> {
+    const INSTRUCTION_BYTES: usize = 8;
+    let count = request(PTRACE_SECCOMP_GET_FILTER, tid, index, ptr::null_mut())?;
+    let count = usize::try_from(count).map_err(|_| Errno::EINVAL)?;
+    let mut instructions = vec![0_u8; count * INSTRUCTION_BYTES];
+    let data = instructions.as_mut_ptr().cast();
+    request(PTRACE_SECCOMP_GET_FILTER, tid, index, data)?;
+    Ok(instructions)
+}
+
+/// `PTRACE_SECCOMP_GET_METADATA`: `SECCOMP_FILTER_FLAG_*` that a filter was installed with, as
+/// far as the kernel remembers them.
+///
+/// # Errors
+/// As [`seccomp_filter`]; `EIO` a kernel before 4.16.
+pub fn seccomp_filter_flags(tid: Tid, index: usize) -> Result<u32, Errno> {
+    let mut metadata = [index as u64, 0];
+    let data = metadata.as_mut_ptr().cast();
+    request(
+        PTRACE_SECCOMP_GET_METADATA,
+        tid,
+        size_of_val(&metadata),
+        data,
+    )?;
+    u32::try_from(metadata[1]).map_err(|_| Errno::ERANGE)
 }
 
 /// One slot of the GDT that belongs to a thread (`struct user_desc`).

@@ -106,21 +106,27 @@ pub fn address(socket: BorrowedFd<'_>, end: End) -> Result<Vec<u8>, Errno> {
 }
 
 /// A message seen in a queue.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Peeked {
     /// Its bytes.
     pub bytes: Vec<u8>,
-    /// Whether descriptors or other control messages came with it; none were received.
-    pub has_control: bool,
+    /// Open files that came with it, under descriptors of ours.
+    pub rights: Vec<OwnedFd>,
+    /// Types of the other control messages that came with it (`SCM_*`).
+    pub others: Vec<i32>,
 }
 
+/// Room for the control messages of a unix socket: 253 descriptors and some more.
+const CONTROL_BYTES: usize = 4096;
+
 /// `recvmsg(MSG_PEEK | MSG_DONTWAIT)`: the next message, left in the queue; `None` when
-/// nothing waits. Descriptors that come with it are not received.
+/// nothing waits.
 ///
 /// # Errors
 /// Those of recvmsg(2); `EMSGSIZE` when it is longer than `room` bytes.
 pub fn peek(socket: BorrowedFd<'_>, room: usize) -> Result<Option<Peeked>, Errno> {
     let mut bytes = vec![0_u8; room];
+    let mut control = vec![0_u64; CONTROL_BYTES / 8];
     let mut iov = libc::iovec {
         iov_base: bytes.as_mut_ptr().cast(),
         iov_len: bytes.len(),
@@ -129,21 +135,52 @@ pub fn peek(socket: BorrowedFd<'_>, room: usize) -> Result<Option<Peeked>, Errno
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = &raw mut iov;
     message.msg_iovlen = 1;
-    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT | libc::MSG_TRUNC;
-    // SAFETY: the header names one live buffer and no room for control messages.
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = CONTROL_BYTES;
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT | libc::MSG_TRUNC | libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: the header names two live buffers and their lengths.
     let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
     let received = match Errno::result(received) {
         Err(Errno::EAGAIN) => return Ok(None),
         answer => answer?.unsigned_abs(),
     };
-    if message.msg_flags & libc::MSG_TRUNC != 0 || received > room {
+    let (rights, others) = control_messages(&message);
+    if message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 || received > room {
         return Err(Errno::EMSGSIZE);
     }
     bytes.truncate(received);
     Ok(Some(Peeked {
         bytes,
-        has_control: message.msg_flags & libc::MSG_CTRUNC != 0,
+        rights,
+        others,
     }))
+}
+
+/// Takes over the descriptors that `recvmsg` has installed, and names what else came along.
+fn control_messages(message: &libc::msghdr) -> (Vec<OwnedFd>, Vec<i32>) {
+    let (mut rights, mut others) = (Vec::new(), Vec::new());
+    // SAFETY: the kernel has filled the control buffer, and shortened its length accordingly.
+    let mut header = unsafe { libc::CMSG_FIRSTHDR(message) };
+    while !header.is_null() {
+        // SAFETY: not null, so that a whole header stands there.
+        let one = unsafe { &*header };
+        if (one.cmsg_level, one.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+            // SAFETY: only computes the length of the header.
+            let head = unsafe { libc::CMSG_LEN(0) } as usize;
+            for index in 0..(one.cmsg_len.saturating_sub(head)) / size_of::<i32>() {
+                // SAFETY: the content of SCM_RIGHTS is this many descriptors, new and ours.
+                rights.push(unsafe {
+                    let place = libc::CMSG_DATA(header).cast::<i32>().add(index);
+                    OwnedFd::from_raw_fd(ptr::read_unaligned(place))
+                });
+            }
+        } else {
+            others.push(one.cmsg_type);
+        }
+        // SAFETY: `header` came from the same message.
+        header = unsafe { libc::CMSG_NXTHDR(message, header) };
+    }
+    (rights, others)
 }
 
 /// `SO_PEEK_OFF`: where the next [`peek`] starts, in bytes; -1 always at the front.

@@ -12,5 +12,7 @@ mod pages;
 mod refusals;
 mod restores;
 mod running;
+mod sandboxes;
 mod sharing;
 mod snapshots;
+mod sockets;

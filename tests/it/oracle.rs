@@ -36,6 +36,11 @@ pub(crate) fn folder(release: Release) -> Option<PathBuf> {
 
 /// Brings a dumped tree back to life; it becomes a child of this process.
 pub(crate) fn restore(release: Release, images: &Path) {
+    restore_with(release, images, &[]);
+}
+
+/// The same with further arguments.
+pub(crate) fn restore_with(release: Release, images: &Path, arguments: &[&str]) {
     let Some(folder) = folder(release) else {
         return;
     };
@@ -50,7 +55,8 @@ pub(crate) fn restore(release: Release, images: &Path) {
             "restore.log",
             "-D",
         ])
-        .arg(images));
+        .arg(images)
+        .args(arguments));
     let log = std::fs::read_to_string(log).unwrap_or_default();
     let errors: Vec<&str> = log.lines().filter(|line| line.contains("Error")).collect();
     assert!(output.status.success(), "{release:?}: {errors:#?}");

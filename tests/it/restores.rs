@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::guest::{Guest, dedump, images, run};
-use crate::oracle::{Release, decode, restore};
+use crate::oracle::{Release, decode, restore, restore_with};
 use crate::pages::pages_bytes;
 
 /// Dumps and kills a tree, restores it, and checks that it goes on under the same pids.
@@ -18,8 +18,12 @@ fn round_trip(guest: &mut Guest, release: Release) {
 }
 
 fn dump(guest: &mut Guest, images: &Path) {
+    dump_with(guest, images, &[]);
+}
+
+pub(crate) fn dump_with(guest: &mut Guest, images: &Path, arguments: &[&str]) {
     let others = guest.other_sessions();
-    let output = run(&mut dedump(guest.pid(), images, &[]));
+    let output = run(&mut dedump(guest.pid(), images, arguments));
     assert!(output.status.success());
     guest.reap(&others);
     decode(images);
@@ -129,16 +133,26 @@ fn every_attribute_of_a_task() {
 /// A script that says "ready", and after the restore finds everything as it was.
 fn checks_itself(script: &str) {
     for release in [Release::Criu42, Release::Criu41] {
-        let mut guest = Guest::start(
+        let guest = Guest::start(
             Command::new("/usr/bin/python3").args(["-c", script]),
             "ready\n",
         );
-        let (_dir, images) = images();
-        dump(&mut guest, &images);
-        restore(release, &images);
-        std::fs::write(guest.dir.path().join("go"), "").unwrap();
-        guest.wait_for("done\n");
+        check_restored(guest, release, &[], &[]);
     }
+}
+
+/// Dumps, kills and restores a guest, with further arguments for each, and lets it check itself.
+pub(crate) fn check_restored(
+    mut guest: Guest,
+    release: Release,
+    for_dump: &[&str],
+    for_restore: &[&str],
+) {
+    let (_dir, images) = images();
+    dump_with(&mut guest, &images, for_dump);
+    restore_with(release, &images, for_restore);
+    std::fs::write(guest.dir.path().join("go"), "").unwrap();
+    guest.wait_for("done\n");
 }
 
 #[test]

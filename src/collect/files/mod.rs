@@ -6,6 +6,7 @@
 //! descriptor leads there first.
 
 mod ghost;
+mod in_flight;
 mod kinds;
 mod look;
 mod pipe;
@@ -29,6 +30,7 @@ use crate::collect::sockets::Sockets;
 use crate::error::{Error, Result, ResultExt, Target};
 use crate::ids::{Fd, ObjectId, Pid, Tid};
 use crate::kcmp::{Claim, FileFingerprint, FileLooks, FileTree, Sighting};
+use crate::options::SocketChoices;
 use crate::proc::ProcDir;
 use crate::proc::fdinfo::{Extras, Fdinfo};
 use crate::proc::smaps::{VmFlag, Vma};
@@ -131,13 +133,13 @@ impl Files {
     ///
     /// # Errors
     /// When the device of shared memory cannot be found out.
-    pub fn new() -> Result<Self> {
+    pub fn new(sockets: &SocketChoices) -> Result<Self> {
         Ok(Self {
             open: Vec::new(),
             ghosts: Vec::new(),
             pipes: Vec::new(),
             segments: Vec::new(),
-            sockets: Sockets::default(),
+            sockets: Sockets::new(sockets.clone()),
             shmem_device: fcntl::shmem_device().on("memfd_create", Target::Here)?,
             held: HashMap::new(),
             mapped: HashMap::new(),

@@ -1,16 +1,19 @@
-//! IPv4 and IPv6 sockets without a TCP connection.
+//! IPv4 and IPv6 sockets; what a TCP connection is besides, see [`super::tcp`].
 
 use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
+use tracing::warn;
 
+use super::lock::Ends;
+use super::tcp::{CLOSE, CONNECTED, Connection, ESTABLISHED, LISTEN};
 use super::{SocketOptions, Sockets, foreign};
 use crate::error::{Error, Result, ResultExt, Target};
 use crate::sys::socket::{self, End};
+use crate::sys::tcp;
 
-const TCP_ESTABLISHED: u8 = 1;
-const TCP_CLOSE: u8 = 7;
-const TCP_LISTEN: u8 = 10;
+/// Port and address words of one end, the words as they go over the wire.
+pub type EndAddress = (u16, Vec<u32>);
 
 /// An internet socket.
 #[derive(Clone, Debug)]
@@ -28,9 +31,11 @@ pub struct InetSocket {
     /// Room for pending connections of a listener.
     pub backlog: u32,
     /// Own port and address words as they go over the wire.
-    pub own: (u16, Vec<u32>),
+    pub own: EndAddress,
     /// The same of the other side.
-    pub peer: (u16, Vec<u32>),
+    pub peer: EndAddress,
+    /// The device that a link-local address belongs to.
+    pub device: Option<String>,
     /// `IPV6_V6ONLY`.
     pub v6_only: Option<bool>,
     /// 1 receiving, 2 sending, 3 both are shut down.
@@ -75,39 +80,44 @@ impl Sockets {
         (family, kind, protocol): (i32, i32, i32),
         fd: BorrowedFd<'_>,
     ) -> Result<InetSocket> {
-        let refuse =
-            |what: &str, remedy: &str| Err(Error::unsupported(target.clone(), what, remedy));
         let is_tcp = match (kind, protocol) {
             (libc::SOCK_STREAM, libc::IPPROTO_TCP) => true,
             (libc::SOCK_DGRAM, libc::IPPROTO_UDP | libc::IPPROTO_UDPLITE) => false,
             _ => {
-                return refuse(
-                    &format!("an internet socket of type {kind}, protocol {protocol},"),
+                return Err(Error::unsupported(
+                    target.clone(),
+                    format!("an internet socket of type {kind}, protocol {protocol},"),
                     "this kind of socket is not supported yet; let the program close it",
-                );
+                ));
             }
         };
-        let peer = match socket::address(fd, End::Peer) {
-            Err(Errno::ENOTCONN) => None,
-            answer => Some(answer.on("getpeername", target.clone())?),
-        };
-        let own = socket::address(fd, End::Own).on("getsockname", target.clone())?;
-        let (state, backlog) = if is_tcp {
-            tcp_state(target, fd)?
-        } else {
-            (
-                if peer.is_some() {
-                    TCP_ESTABLISHED
-                } else {
-                    TCP_CLOSE
-                },
-                0,
-            )
-        };
-        let own = split_address(&own);
+        let options = SocketOptions::read(target, fd)?;
+        let raw = socket::address(fd, End::Own).on("getsockname", target.clone())?;
+        let own = split_address(&raw);
         let diag = self.inet_diag(family, protocol, inode)?;
-        if diag.is_none() && (state == TCP_LISTEN || (!is_tcp && own.0 != 0)) {
+        let mut peer = match other_end(fd, is_tcp, family) {
+            Err(Errno::ENOTCONN) => None,
+            answer => Some(split_address(&answer.on("getpeername", target.clone())?)),
+        };
+        let (state, backlog) = match (is_tcp, &peer) {
+            (true, _) => self.tcp_state(target, fd)?,
+            (false, Some(_)) => (ESTABLISHED, 0),
+            (false, None) => (CLOSE, 0),
+        };
+        let is_connected = is_tcp && CONNECTED.contains(&state);
+        if diag.is_none() && (state == LISTEN || is_connected || (!is_tcp && own.0 != 0)) {
             return Err(foreign(target));
+        }
+        if !is_tcp && let Some(diag) = diag {
+            datagrams(target, diag.receive_queue, diag.send_queue)?;
+        }
+        if is_tcp && state == CLOSE && peer.is_some() && !self.choices.dumps_connections() {
+            closed_for_good(target, fd)?;
+            peer = None;
+        }
+        let peer = peer.unwrap_or_else(|| (0, vec![0; own.1.len()]));
+        if is_tcp && peer.0 != 0 && !self.choices.tcp_close {
+            self.connection(target, inode, (&own, &peer), options.reuse_address, fd)?;
         }
         Ok(InetSocket {
             inode,
@@ -116,43 +126,134 @@ impl Sockets {
             protocol: protocol.cast_unsigned(),
             state,
             backlog,
-            peer: peer.map_or((0, vec![0; own.1.len()]), |peer| split_address(&peer)),
             own,
+            peer,
+            device: scope(&raw),
             v6_only: (family == libc::AF_INET6)
                 .then(|| int(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) != 0),
             shutdown: diag.map_or(0, |diag| diag.shutdown),
-            options: SocketOptions::read(target, fd)?,
+            options,
             ip: ip_options(fd, family),
             tcp: is_tcp.then(|| tcp_options(fd)),
         })
     }
+
+    /// State of a TCP socket, and room for connections of a listener.
+    fn tcp_state(&self, target: &Target, fd: BorrowedFd<'_>) -> Result<(u8, u32)> {
+        const UNACKED_OFFSET: usize = 24;
+        const SACKED_OFFSET: usize = 28;
+        let refuse =
+            |what: String, remedy: &str| Err(Error::unsupported(target.clone(), what, remedy));
+        let (info, _) = socket::option::<232>(fd, libc::IPPROTO_TCP, libc::TCP_INFO)
+            .on("getsockopt TCP_INFO", target.clone())?;
+        let word =
+            |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
+        // Of a listener these two words tell pending connections and room for them.
+        let (pending, room) = (word(UNACKED_OFFSET), word(SACKED_OFFSET));
+        match info[0] {
+            CLOSE => Ok((CLOSE, 0)),
+            LISTEN if pending == 0 || self.choices.skip_in_flight => Ok((LISTEN, room)),
+            LISTEN => refuse(
+                format!("a listening socket with {pending} connections that wait to be accepted,"),
+                "let the program accept them and run the dump again, or give --skip-in-flight to leave them out",
+            ),
+            state if !CONNECTED.contains(&state) => refuse(
+                format!("a TCP connection in state {state}"),
+                "run the dump again",
+            ),
+            state if self.choices.dumps_connections() => Ok((state, 0)),
+            _ => refuse(
+                "a TCP connection".to_owned(),
+                "let the program close it, or give --tcp-established (or --tcp-close to have it dumped as closed)",
+            ),
+        }
+    }
+
+    /// Notes a connection, to be read when everything else is known to be fit for a dump.
+    fn connection(
+        &mut self,
+        target: &Target,
+        inode: u32,
+        (own, peer): (&EndAddress, &EndAddress),
+        reuse_address: bool,
+        fd: BorrowedFd<'_>,
+    ) -> Result<()> {
+        let layer = tcp::upper_layer(fd).unwrap_or_default();
+        if !layer.is_empty() {
+            return Err(Error::unsupported(
+                target.clone(),
+                format!(
+                    "a TCP connection with {} in the kernel",
+                    String::from_utf8_lossy(&layer)
+                ),
+                "let the program close it, or give --tcp-close to have it dumped as closed",
+            ));
+        }
+        let ends = Ends::new(own, peer).ok_or_else(|| {
+            Error::unsupported(
+                target.clone(),
+                "a TCP connection without an address",
+                "let the program close it",
+            )
+        })?;
+        self.connections.push(Connection {
+            target: target.clone(),
+            inode,
+            ends,
+            reuse_address,
+            fd: fd
+                .try_clone_to_owned()
+                .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
+                .on("dup", target.clone())?,
+        });
+        Ok(())
+    }
 }
 
-/// State of a TCP socket, and room for connections of a listener.
-fn tcp_state(target: &Target, fd: BorrowedFd<'_>) -> Result<(u8, u32)> {
-    const UNACKED_OFFSET: usize = 24;
-    const SACKED_OFFSET: usize = 28;
-    let (info, _) = socket::option::<232>(fd, libc::IPPROTO_TCP, libc::TCP_INFO)
-        .on("getsockopt TCP_INFO", target.clone())?;
-    let word = |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
-    match info[0] {
-        TCP_CLOSE => Ok((TCP_CLOSE, 0)),
-        // Of a listener these two words tell pending connections and room for them.
-        TCP_LISTEN if word(UNACKED_OFFSET) == 0 => Ok((TCP_LISTEN, word(SACKED_OFFSET))),
-        TCP_LISTEN => Err(Error::unsupported(
-            target.clone(),
-            format!(
-                "a listening socket with {} connections that wait to be accepted,",
-                word(UNACKED_OFFSET)
-            ),
-            "let the program accept them and run the dump again; --skip-in-flight is not supported yet",
-        )),
-        _ => Err(Error::unsupported(
-            target.clone(),
-            "a TCP connection",
-            "let the program close it; --tcp-established and --tcp-close are not supported yet",
-        )),
+fn other_end(fd: BorrowedFd<'_>, is_tcp: bool, family: i32) -> Result<Vec<u8>, Errno> {
+    if is_tcp {
+        tcp::other_end(fd, family == libc::AF_INET6)
+    } else {
+        socket::address(fd, End::Peer)
     }
+}
+
+/// Queues of a datagram socket: what was received is lost, as the network may lose it; what the
+/// program is still putting together is not.
+fn datagrams(target: &Target, received: u32, corked: u32) -> Result<()> {
+    if corked != 0 {
+        return Err(Error::unsupported(
+            target.clone(),
+            "a corked UDP socket with data in it",
+            "let the program send it and run the dump again",
+        ));
+    }
+    if received != 0 {
+        warn!("{target}: datagrams that wait in a UDP socket are left out");
+    }
+    Ok(())
+}
+
+/// A connection that has ended leaves a socket like a new one, unless there is more to read.
+fn closed_for_good(target: &Target, fd: BorrowedFd<'_>) -> Result<()> {
+    let fill = tcp::fill(fd).on("ioctl SIOCINQ", target.clone())?;
+    if fill.received == 0 {
+        return Ok(());
+    }
+    Err(Error::unsupported(
+        target.clone(),
+        "a closed TCP connection with data that was not read",
+        "let the program read it, or give --tcp-established",
+    ))
+}
+
+/// The device of a link-local IPv6 address.
+fn scope(raw: &[u8]) -> Option<String> {
+    const SCOPE_OFFSET: usize = 24;
+    let bytes = raw.get(SCOPE_OFFSET..SCOPE_OFFSET + 4)?;
+    let index = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    let name = nix::net::if_::if_indextoname((index != 0).then_some(index)?).ok()?;
+    name.into_string().ok()
 }
 
 fn int(fd: BorrowedFd<'_>, level: i32, name: i32) -> u32 {
@@ -196,7 +297,7 @@ fn tcp_options(fd: BorrowedFd<'_>) -> TcpOptions {
 }
 
 /// Port and address words of a `sockaddr_in` or `sockaddr_in6`.
-fn split_address(raw: &[u8]) -> (u16, Vec<u32>) {
+fn split_address(raw: &[u8]) -> EndAddress {
     let family = raw
         .get(..2)
         .map_or(0, |bytes| u16::from_ne_bytes([bytes[0], bytes[1]]));

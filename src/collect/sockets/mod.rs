@@ -4,18 +4,27 @@
 //! and only where several messages wait.
 
 mod inet;
+mod lock;
 mod options;
+mod queue;
+mod tcp;
 mod unix;
 
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
 
-pub use inet::{InetSocket, IpOptions, TcpOptions};
+pub use inet::{EndAddress, InetSocket, IpOptions, TcpOptions};
+pub use lock::Lock;
 pub use options::SocketOptions;
+pub use queue::{Message, SocketQueue};
+pub use tcp::{HeldConnections, Stream};
 pub use unix::{SocketName, UnixSocket};
+
+use tcp::Connection;
 
 use crate::error::{Error, Result, ResultExt, Target};
 use crate::ids::ObjectId;
+use crate::options::SocketChoices;
 use crate::sys::netlink::{self, InetDiag, UnixDiag};
 use crate::sys::socket;
 
@@ -28,22 +37,15 @@ pub enum Socket {
     Inet(InetSocket),
 }
 
-/// The messages that wait in a socket, in order.
-#[derive(Clone, Debug)]
-pub struct SocketQueue {
-    /// The receiving socket.
-    pub receiver: ObjectId,
-    /// Whether message borders mean nothing.
-    pub is_stream: bool,
-    /// The messages.
-    pub messages: Vec<Vec<u8>>,
-}
-
 /// What the kernel says about all sockets, asked once per family and only when it matters.
 #[derive(Debug, Default)]
 pub struct Sockets {
+    choices: SocketChoices,
     unix: Option<HashMap<u32, UnixDiag>>,
     inet: HashMap<(u8, u8), HashMap<u32, InetDiag>>,
+    connections: Vec<Connection>,
+    /// TCP connections, once they were read.
+    pub streams: Vec<Stream>,
     /// What waits in sockets.
     pub queues: Vec<SocketQueue>,
     /// Unix sockets of the tree: whose they are, by inode.
@@ -51,6 +53,27 @@ pub struct Sockets {
 }
 
 impl Sockets {
+    /// Nothing met yet.
+    #[must_use]
+    pub fn new(choices: SocketChoices) -> Self {
+        Self {
+            choices,
+            ..Self::default()
+        }
+    }
+
+    /// Holds the TCP connections of the tree and reads them. What is returned must be ended
+    /// before any task is let go.
+    ///
+    /// # Errors
+    /// When the network cannot be locked, or a connection not be read; all is as it was then.
+    pub fn hold_connections(&mut self) -> Result<HeldConnections> {
+        let connections = std::mem::take(&mut self.connections);
+        let held = HeldConnections::take(connections, self.choices.network_lock)?;
+        self.streams = held.read()?;
+        Ok(held)
+    }
+
     /// Examines a socket that was met for the first time.
     ///
     /// # Errors

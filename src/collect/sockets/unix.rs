@@ -1,11 +1,13 @@
 //! Unix sockets: pairs, names, listeners, and what waits in them.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use nix::sys::stat::stat;
+use nix::sys::stat::{fstat, stat};
 
+use super::queue::{all_messages, first_message};
 use super::{SocketOptions, SocketQueue, Sockets};
 use crate::error::{Error, IoResultExt, Result, ResultExt, Target};
 use crate::ids::ObjectId;
@@ -20,8 +22,12 @@ const BOTH_SHUT_DOWN: u8 = 3;
 /// The path a unix socket is bound to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocketName {
-    /// Mode, owner and group of the file; absent when it was deleted.
-    pub permissions: Option<(u32, u32, u32)>,
+    /// `st_mode` of the file.
+    pub mode: u32,
+    /// Its owner and group.
+    pub owner: (u32, u32),
+    /// Whether the path does not lead to it any more.
+    pub is_deleted: bool,
     /// The folder that a relative name starts from.
     pub folder: Option<PathBuf>,
 }
@@ -36,6 +42,27 @@ pub struct UnixSocket {
     pub name: Option<SocketName>,
     /// `SOL_SOCKET` options.
     pub options: SocketOptions,
+    /// Whether it belongs to a program outside of the tree, which restore finds by its name.
+    pub is_outside: bool,
+}
+
+impl UnixSocket {
+    /// The far end of a socket of the tree: nothing but a name to connect to.
+    fn outside(diag: &UnixDiag) -> Self {
+        const DATAGRAM: u8 = 2;
+        Self {
+            diag: UnixDiag {
+                kind: DATAGRAM,
+                state: LISTENING,
+                inode: diag.inode,
+                name: diag.name.clone(),
+                ..UnixDiag::default()
+            },
+            name: None,
+            options: SocketOptions::default(),
+            is_outside: true,
+        }
+    }
 }
 
 impl Sockets {
@@ -70,6 +97,7 @@ impl Sockets {
             name: name(target, &diag, fd)?,
             options: SocketOptions::read(target, fd)?,
             diag,
+            is_outside: false,
         })
     }
 
@@ -100,152 +128,142 @@ impl Sockets {
         file: ObjectId,
         fd: BorrowedFd<'_>,
     ) -> Result<()> {
-        if diag.receive_queue == 0 {
+        let is_stream = diag.kind == STREAM;
+        if is_stream && diag.receive_queue == 0 {
             return Ok(());
         }
-        let is_stream = diag.kind == STREAM;
-        let first = next(target, diag, fd)?;
-        let whole = first.len() >= diag.receive_queue as usize;
-        let messages = if is_stream && whole {
-            vec![first]
+        let first = if is_stream {
+            first_message(target, diag, fd)?
         } else {
-            all_messages(target, diag, fd)?
+            None
         };
-        self.queues.push(SocketQueue {
-            receiver: file,
-            is_stream,
-            messages,
-        });
+        let messages = match first {
+            Some(first)
+                if first.received.is_empty()
+                    && first.bytes.len() >= diag.receive_queue as usize =>
+            {
+                vec![first]
+            }
+            _ => all_messages(target, diag, fd)?,
+        };
+        if !messages.is_empty() {
+            self.queues.push(SocketQueue {
+                target: target.clone(),
+                receiver: file,
+                messages,
+            });
+        }
         Ok(())
     }
 
-    /// Checks, once every socket was seen, that each has its other end in the tree.
+    /// Checks, once every socket was seen, that each has its other end in the tree, or one
+    /// outside that restore may connect to; returns those.
     ///
     /// # Errors
-    /// [`Error::Blocked`] with every socket that talks to the outside.
-    pub fn check_peers(&self) -> Result<()> {
+    /// [`Error::Blocked`] with every socket that talks to the outside without leave.
+    pub fn check_peers(&self) -> Result<Vec<UnixSocket>> {
         let mut blockers = Vec::new();
-        let all = self.unix.iter().flat_map(|all| all.values());
-        for diag in all.filter(|diag| self.seen.contains_key(&diag.inode)) {
-            let target = &self.seen[&diag.inode];
+        let mut outside = Vec::new();
+        let known = self.unix.iter().flat_map(|all| all.values());
+        let mut ours: Vec<&UnixDiag> = known
+            .filter(|diag| self.seen.contains_key(&diag.inode))
+            .collect();
+        ours.sort_unstable_by_key(|diag| diag.inode);
+        for diag in ours {
             let strangers = diag
                 .pending
                 .iter()
                 .chain(std::iter::once(&diag.peer))
                 .filter(|inode| **inode != 0 && !self.seen.contains_key(inode));
             for stranger in strangers {
-                blockers.push(Error::unsupported(
-                    target.clone(),
-                    format!("a unix socket whose other end (inode {stranger}) is outside of the tree"),
-                    "dump both ends together, or let the program close it; --ext-unix-sk is not supported yet",
-                ));
+                match self.stranger(diag, *stranger) {
+                    Ok(socket) => outside.push(socket),
+                    Err(error) => blockers.push(error),
+                }
             }
         }
+        outside.sort_unstable_by_key(|socket| socket.diag.inode);
+        outside.dedup_by_key(|socket| socket.diag.inode);
         if blockers.is_empty() {
-            Ok(())
+            Ok(outside)
         } else {
             Err(Error::Blocked(blockers))
         }
     }
-}
 
-/// Room for the largest message: send buffers end at `net.core.wmem_max`, which is rarely above.
-const MESSAGE_ROOM: usize = 1024 * 1024;
-
-fn next(target: &Target, diag: &UnixDiag, fd: BorrowedFd<'_>) -> Result<Vec<u8>> {
-    let room = MESSAGE_ROOM.max(diag.receive_queue as usize);
-    let peeked = socket::peek(fd, room).on("recvmsg MSG_PEEK", target.clone())?;
-    checked(
-        target,
-        peeked.map(|peeked| (peeked.bytes, peeked.has_control)),
-    )
-    .map(Option::unwrap_or_default)
-}
-
-fn checked(target: &Target, peeked: Option<(Vec<u8>, bool)>) -> Result<Option<Vec<u8>>> {
-    match peeked {
-        Some((_, true)) => Err(Error::unsupported(
-            target.clone(),
-            "a unix socket with descriptors or credentials waiting in it",
-            "let the program receive them and run the dump again",
-        )),
-        Some((bytes, false)) => Ok(Some(bytes)),
-        None => Ok(None),
-    }
-}
-
-/// Moves the place of peeking along the queue and puts it back.
-fn all_messages(target: &Target, diag: &UnixDiag, fd: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>> {
-    let before = socket::int_option(fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF)
-        .on("getsockopt SO_PEEK_OFF", target.clone())?;
-    socket::set_peek_offset(fd, 0).on("setsockopt SO_PEEK_OFF", target.clone())?;
-    let room = MESSAGE_ROOM.max(diag.receive_queue as usize);
-    let mut messages = Vec::new();
-    let outcome = loop {
-        let peeked = socket::peek(fd, room).on("recvmsg MSG_PEEK", target.clone());
-        match peeked.and_then(|peeked| {
-            checked(
-                target,
-                peeked.map(|peeked| (peeked.bytes, peeked.has_control)),
-            )
-        }) {
-            // An empty message does not move the place: everything behind it is out of reach.
-            Ok(Some(bytes)) if bytes.is_empty() => {
-                break Err(Error::unsupported(
-                    target.clone(),
-                    "a unix socket with an empty message in its queue",
-                    "let the program receive it and run the dump again",
-                ));
-            }
-            Ok(Some(bytes)) => messages.push(bytes),
-            Ok(None) => break Ok(messages),
-            Err(error) => break Err(error),
+    /// The other end of a socket, which is not in the tree.
+    fn stranger(&self, diag: &UnixDiag, stranger: u32) -> Result<UnixSocket> {
+        const DATAGRAM: u8 = 2;
+        let refuse = |remedy: &str| {
+            let what =
+                format!("a unix socket whose other end (inode {stranger}) is outside of the tree");
+            Err(Error::unsupported(
+                self.seen[&diag.inode].clone(),
+                what,
+                remedy,
+            ))
+        };
+        let chosen = self.choices.external_unix_inodes.contains(&diag.inode);
+        if !self.choices.external_unix && !chosen {
+            return refuse(
+                "dump both ends together, let the program close it, or give --ext-unix-sk to have it connected again by name",
+            );
         }
-    };
-    socket::set_peek_offset(fd, before).on("setsockopt SO_PEEK_OFF", target.clone())?;
-    outcome
+        let all = self.unix.as_ref();
+        match all.and_then(|all| all.get(&stranger)) {
+            Some(other) if diag.peer != stranger || other.name.is_empty() => refuse(
+                "restore could not connect to it, for it has no name; let the program close it",
+            ),
+            Some(other) if other.kind == DATAGRAM || chosen => Ok(UnixSocket::outside(other)),
+            _ => refuse(&format!(
+                "only datagram sockets can be connected again without being told; give --ext-unix-sk={} as well, or let the program close it",
+                diag.inode
+            )),
+        }
+    }
 }
 
 /// What belongs to an address that is a path.
 fn name(target: &Target, diag: &UnixDiag, fd: BorrowedFd<'_>) -> Result<Option<SocketName>> {
-    let Some((_, bound_inode)) = diag.file.map(|(inode, device)| (device, inode)) else {
+    const DELETED: &[u8] = b" (deleted)";
+    if diag.file.is_none() {
         return Ok(None);
-    };
+    }
     let text = diag.name.strip_suffix(&[0]).unwrap_or(&diag.name);
-    let path = Path::new(std::ffi::OsStr::from_bytes(text));
+    let path = Path::new(OsStr::from_bytes(text));
+    let file = socket::unix_file(fd).on("ioctl SIOCUNIXFILE", target.clone())?;
+    let bound = fstat(&file).on("fstat", target.clone())?;
     let mut folder = None;
     if path.is_relative() {
-        let file = socket::unix_file(fd).on("ioctl SIOCUNIXFILE", target.clone())?;
         let link = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let whole = std::fs::read_link(&link).at("readlink", link)?;
-        folder = whole
-            .as_os_str()
-            .as_bytes()
-            .strip_suffix(text)
-            .map(|start| {
-                let start = start.strip_suffix(b"/").unwrap_or(start);
-                PathBuf::from(std::ffi::OsStr::from_bytes(start))
-            });
-        if folder.is_none() {
+        let now = std::fs::read_link(&link).at("readlink", link)?;
+        let mut now = now.as_os_str().as_bytes();
+        if bound.st_nlink == 0 {
+            now = now.strip_suffix(DELETED).unwrap_or(now);
+        }
+        let Some(start) = now.strip_suffix(text) else {
             return Err(Error::unsupported(
                 target.clone(),
                 format!(
                     "a unix socket bound to {}, which is {} now,",
                     path.display(),
-                    whole.display()
+                    Path::new(OsStr::from_bytes(now)).display()
                 ),
                 "put the socket back under its name",
             ));
-        }
+        };
+        let start = start.strip_suffix(b"/").unwrap_or(start);
+        folder = Some(PathBuf::from(OsStr::from_bytes(start)));
     }
     let whole = folder
         .as_ref()
         .map_or_else(|| path.to_owned(), |folder| folder.join(path));
-    let found = stat(&whole)
-        .ok()
-        .filter(|found| found.st_ino == u64::from(bound_inode));
+    let leads_there = stat(&whole)
+        .is_ok_and(|found| (found.st_dev, found.st_ino) == (bound.st_dev, bound.st_ino));
     Ok(Some(SocketName {
-        permissions: found.map(|found| (found.st_mode, found.st_uid, found.st_gid)),
+        mode: bound.st_mode,
+        owner: (bound.st_uid, bound.st_gid),
+        is_deleted: !leads_there,
         folder,
     }))
 }

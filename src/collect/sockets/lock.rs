@@ -1,0 +1,273 @@
+//! Rules that keep packets of a connection away while nobody is there to take them.
+//!
+//! A packet that reached the host while no socket is there would be answered with a reset, and
+//! that would end the connection for the other side. Restore removes the rules by the same
+//! words, or the table by its name. Packets with the mark are its own.
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::inet::EndAddress;
+use crate::error::{Error, Result, Target};
+use crate::options::NetworkLock;
+
+/// The mark of packets that restore sends by itself.
+const MARK: &str = "0xC114";
+
+/// Both ends of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ends {
+    /// Own address and port.
+    pub(super) own: (IpAddr, u16),
+    /// Those of the other side.
+    pub(super) peer: (IpAddr, u16),
+}
+
+impl Ends {
+    /// From address words as they go over the wire; an IPv4 address in IPv6 clothes is one of
+    /// IPv4.
+    pub(super) fn new(own: &EndAddress, peer: &EndAddress) -> Option<Self> {
+        Some(Self {
+            own: (address(&own.1)?, own.0),
+            peer: (address(&peer.1)?, peer.0),
+        })
+    }
+
+    fn is_v4(&self) -> bool {
+        self.own.0.is_ipv4()
+    }
+}
+
+fn address(words: &[u32]) -> Option<IpAddr> {
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    match bytes.len() {
+        4 => Some(Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]).into()),
+        16 => {
+            let whole: [u8; 16] = bytes.try_into().ok()?;
+            Some(Ipv6Addr::from(whole).to_canonical())
+        }
+        _ => None,
+    }
+}
+
+/// How a tree's connections are locked, for restore to unlock them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Lock {
+    /// Not at all.
+    #[default]
+    None,
+    /// By a pair of iptables rules each.
+    Iptables,
+    /// By an nft table.
+    Nftables {
+        /// The part of its name that restore learns from the images.
+        run_id: String,
+    },
+}
+
+impl Lock {
+    /// What was asked for, or what this machine has.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when there is nothing that could lock.
+    pub(super) fn choose(wanted: Option<NetworkLock>) -> Result<Self> {
+        let nftables = || Self::Nftables { run_id: run_id() };
+        match wanted {
+            Some(NetworkLock::Skip) => Ok(Self::None),
+            Some(NetworkLock::Iptables) => Ok(Self::Iptables),
+            Some(NetworkLock::Nftables) => Ok(nftables()),
+            None if is_installed("iptables-restore") => Ok(Self::Iptables),
+            None if is_installed("nft") => Ok(nftables()),
+            None => Err(Error::Refused {
+                target: Target::Here,
+                what: "packets of TCP connections cannot be kept away while the tree is gone"
+                    .to_owned(),
+                remedy: "install iptables or nftables, or give --network-lock skip if the network is cut otherwise"
+                    .to_owned(),
+            }),
+        }
+    }
+
+    /// Locks connections, all or none.
+    pub(super) fn lock(&self, connections: &[Ends]) -> Result<()> {
+        match self {
+            Self::None => Ok(()),
+            Self::Iptables => iptables("-I", connections),
+            Self::Nftables { run_id } => nft(&table(run_id, connections)),
+        }
+    }
+
+    /// Unlocks what was locked.
+    pub(super) fn unlock(&self, connections: &[Ends]) -> Result<()> {
+        match self {
+            Self::None => Ok(()),
+            Self::Iptables => iptables("-D", connections),
+            Self::Nftables { run_id } => nft(&format!("delete table inet CRIU-{run_id}\n")),
+        }
+    }
+}
+
+fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).exists())
+}
+
+/// Criu's are UUIDs, of which some releases use the first 21 characters only.
+fn run_id() -> String {
+    let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
+    let id: String = uuid.trim().chars().take(21).collect();
+    if id.is_empty() {
+        std::process::id().to_string()
+    } else {
+        id
+    }
+}
+
+/// One transaction for each family.
+fn iptables(action: &str, connections: &[Ends]) -> Result<()> {
+    let mut done: Option<(&'static str, String)> = None;
+    for (program, v4) in [("iptables-restore", true), ("ip6tables-restore", false)] {
+        let mine: Vec<&Ends> = connections
+            .iter()
+            .filter(|ends| ends.is_v4() == v4)
+            .collect();
+        if mine.is_empty() {
+            continue;
+        }
+        let outcome = run(program, &["--noflush", "-w"], &rules(action, &mine));
+        if outcome.is_err()
+            && action == "-I"
+            && let Some((program, undo)) = &done
+        {
+            let _ = run(program, &["--noflush", "-w"], undo);
+        }
+        outcome?;
+        done = Some((program, rules("-D", &mine)));
+    }
+    Ok(())
+}
+
+fn rules(action: &str, connections: &[&Ends]) -> String {
+    let mut text = "*filter\n".to_owned();
+    for ends in connections {
+        for (chain, from, to) in [
+            ("INPUT", ends.peer, ends.own),
+            ("OUTPUT", ends.own, ends.peer),
+        ] {
+            text += &format!(
+                "{action} {chain} --protocol tcp -m mark ! --mark {MARK} --source {} --sport {} --destination {} --dport {} -j DROP\n",
+                from.0, from.1, to.0, to.1
+            );
+        }
+    }
+    text + "COMMIT\n"
+}
+
+fn table(run_id: &str, connections: &[Ends]) -> String {
+    let mut sets = [String::new(), String::new()];
+    for ends in connections {
+        for (from, to) in [(ends.peer, ends.own), (ends.own, ends.peer)] {
+            sets[usize::from(!ends.is_v4())] +=
+                &format!("{} . {} . {} . {}, ", from.0, from.1, to.0, to.1);
+        }
+    }
+    let mut text = format!("create table inet CRIU-{run_id}\ntable inet CRIU-{run_id} {{\n");
+    for (family, set) in ["ip", "ip6"].iter().zip(&sets) {
+        let kind = if *family == "ip" {
+            "ipv4_addr"
+        } else {
+            "ipv6_addr"
+        };
+        text +=
+            &format!("set locked_{family} {{ type {kind} . inet_service . {kind} . inet_service\n");
+        if !set.is_empty() {
+            text += &format!("elements = {{ {set} }}\n");
+        }
+        text += "}\n";
+    }
+    for chain in ["input", "output"] {
+        text += &format!(
+            "chain {chain} {{ type filter hook {chain} priority 0\nmeta mark {MARK} accept\n"
+        );
+        for family in ["ip", "ip6"] {
+            text += &format!(
+                "{family} saddr . tcp sport . {family} daddr . tcp dport @locked_{family} drop\n"
+            );
+        }
+        text += "}\n";
+    }
+    text + "}\n"
+}
+
+fn nft(script: &str) -> Result<()> {
+    run("nft", &["-f", "-"], script)
+}
+
+fn run(program: &'static str, arguments: &[&str], input: &str) -> Result<()> {
+    let failed = |cause: String| Error::Refused {
+        target: Target::Path(Path::new(program).to_owned()),
+        what: format!(
+            "the connections of the tree cannot be locked: {}",
+            cause.trim()
+        ),
+        remedy: "install it, or choose another way with --network-lock".to_owned(),
+    };
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| failed(error.to_string()))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A program that stops reading says why.
+        let _ = stdin.write_all(input.as_bytes());
+    }
+    let output = child
+        .wait_with_output()
+        .map_err(|error| failed(error.to_string()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&output.stderr);
+    Err(failed(
+        text.lines().next().unwrap_or("no reason given").to_owned(),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(bytes: &[u8]) -> Vec<u32> {
+        let words = bytes.chunks_exact(4);
+        words
+            .map(|word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]]))
+            .collect()
+    }
+
+    #[test]
+    fn both_directions_of_a_connection_are_locked() {
+        let ends = Ends::new(
+            &(80, words(&[127, 0, 0, 1])),
+            &(4000, words(&[10, 0, 0, 9])),
+        )
+        .unwrap();
+        let text = rules("-I", &[&ends]);
+        assert!(text.contains(
+            "-I INPUT --protocol tcp -m mark ! --mark 0xC114 --source 10.0.0.9 --sport 4000 --destination 127.0.0.1 --dport 80 -j DROP\n"
+        ));
+        assert!(text.contains("-I OUTPUT"));
+        let table = table("x", &[ends]);
+        assert!(table.contains("10.0.0.9 . 4000 . 127.0.0.1 . 80, 127.0.0.1 . 80"));
+    }
+
+    #[test]
+    fn an_ipv4_connection_of_an_ipv6_socket_is_one_of_ipv4() {
+        let mapped = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127, 0, 0, 1];
+        let end = (1, words(&mapped));
+        assert!(Ends::new(&end, &end).unwrap().is_v4());
+    }
+}
