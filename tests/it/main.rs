@@ -13,6 +13,7 @@ mod refusals;
 mod restores;
 mod running;
 mod sandboxes;
+mod scenarios;
 mod sharing;
 mod snapshots;
 mod sockets;

@@ -1,0 +1,89 @@
+//! Small programs, one for each kernel feature, which check themselves.
+//!
+//! The programs are in `tests/guests/scenarios`, one file for an area, as here. A scenario
+//! becomes a test by a line in its area's list, with its name:
+//!
+//! ```text
+//! restored! {
+//!     name_with_parentheses;
+//!     flock_held, dump ["--file-locks"], restore ["--file-locks"];
+//! }
+//! refused! {
+//!     io_uring, says ["io_uring"];
+//! }
+//! ```
+
+use crate::guest::{Guest, dedump, images, run};
+use crate::oracle::Release;
+use crate::restores::check_restored;
+
+/// Tests that dump a scenario while it runs on, dump it again and kill it, have criu 4.2
+/// restore it, and let it check itself.
+macro_rules! restored {
+    ($($name:ident $(, dump [$($dump:literal),*])? $(, restore [$($restore:literal),*])?;)*) => {$(
+        #[test]
+        fn $name() {
+            $crate::scenarios::restored(
+                stringify!($name),
+                &[$($($dump),*)?],
+                &[$($($restore),*)?],
+            );
+        }
+    )*};
+}
+
+/// Tests that a scenario is refused with these words, and runs on as it was.
+macro_rules! refused {
+    ($($name:ident $(, dump [$($dump:literal),*])?, says [$($word:literal),*];)*) => {$(
+        #[test]
+        fn $name() {
+            $crate::scenarios::refused(stringify!($name), &[$($($dump),*)?], &[$($word),*]);
+        }
+    )*};
+}
+
+// Behind the macros, which they use.
+mod files;
+mod tasks;
+
+/// A scenario that has set itself up; `None` where the kernel lacks what it needs.
+///
+/// In CI that is a failure: a test that was not run must not look like one that passed.
+pub(crate) fn start(name: &str) -> Option<Guest> {
+    let guest = Guest::of_ours_with("scenarios", &[name]);
+    let output = guest.output();
+    if output.contains("SKIPPED") {
+        assert!(std::env::var_os("CI").is_none(), "{name}: {output}");
+        eprintln!("{name}: {output}");
+        return None;
+    }
+    Some(guest)
+}
+
+/// Tells a scenario to check itself.
+pub(crate) fn check(guest: &Guest) {
+    std::fs::write(guest.dir.path().join("go"), "").unwrap();
+    guest.wait_for("done\n");
+}
+
+pub(crate) fn restored(name: &str, for_dump: &[&str], for_restore: &[&str]) {
+    let Some(guest) = start(name) else { return };
+    let (_dir, images) = images();
+    let arguments = [for_dump, &["--leave-running"]].concat();
+    let output = run(&mut dedump(guest.pid(), &images, &arguments));
+    assert!(output.status.success(), "a dump that lets {name} run on");
+    check_restored(guest, Release::Criu42, for_dump, for_restore);
+}
+
+pub(crate) fn refused(name: &str, for_dump: &[&str], words: &[&str]) {
+    let Some(guest) = start(name) else { return };
+    let (_dir, images) = images();
+    let output = run(&mut dedump(guest.pid(), &images, for_dump));
+    assert_eq!(output.status.code(), Some(1), "{name}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    for word in words {
+        assert!(said.contains(word), "{name}: no {word:?} in {said}");
+    }
+    assert!(!images.join("inventory.img").exists());
+    check(&guest);
+}

@@ -1,0 +1,5 @@
+//! What belongs to a task.
+
+restored! {
+    name_with_parentheses;
+}
