@@ -8,7 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
-use tracing::info;
+use tracing::warn;
 
 use super::files::{DescriptorTable, Files, TableOwner, descriptors};
 use super::memory::{self, AddressSpace};
@@ -21,7 +21,7 @@ use crate::error::{Error, Result, ResultExt};
 use crate::freeze::{FrozenTree, Process};
 use crate::hold::{Snapshot, SnapshotCalls};
 use crate::ids::{Fd, ObjectId, Pid, Tid};
-use crate::inject::{self, Batch, Host, Site};
+use crate::inject::{self, Batch, CallIndex, Host, Party, Results, Site};
 use crate::kcmp::{
     Claim, FilesFingerprint, FsFingerprint, Handled, Identities, Sighting, TaskIds, TaskLooks,
     TaskSightings, VmFingerprint,
@@ -134,11 +134,14 @@ pub fn collect(
         };
         arrived.push(visited);
     }
-    for (process, visited) in tree.processes.iter().zip(arrived) {
-        match visited {
-            Some(visited) => drop(collector.gather(|this| this.examine(process, visited))?),
-            None if process.is_zombie() => collector.zombie(process),
-            None => {}
+    let answered = collector.ask_all(&tree.processes, &arrived)?;
+    for ((process, arrived), answered) in tree.processes.iter().zip(arrived).zip(answered) {
+        match (arrived, answered) {
+            (Some(arrived), Some(answered)) => {
+                collector.gather(|this| this.examine(process, arrived, answered))?;
+            }
+            _ if process.is_zombie() => collector.zombie(process),
+            _ => {}
         }
     }
     collector.gather(|this| {
@@ -180,6 +183,14 @@ struct Arrived {
     threads: Vec<ArrivedThread>,
     /// Descriptors that may be inherited; empty where asking about them does not pay.
     inherited_fds: Vec<Fd>,
+}
+
+/// The questions put to a process: the keys to its answers.
+struct Asked {
+    threads: Vec<thread::Questions>,
+    task: task::Questions,
+    descriptors: Vec<(Fd, CallIndex)>,
+    snapshot: Option<SnapshotCalls>,
 }
 
 /// A process that has answered what only it can.
@@ -275,10 +286,9 @@ impl Collector {
                 private,
             });
         }
-        // The region holds a list of calls of the same length for each thread.
         let pays = process.parent.is_some()
             && matches!(sightings.files, Sighting::First(_))
-            && fds.len() * process.threads.len() <= MOST_DESCRIPTOR_QUESTIONS;
+            && fds.len() <= MOST_DESCRIPTOR_QUESTIONS;
         Ok(Arrived {
             memory,
             mappings,
@@ -362,14 +372,14 @@ impl Collector {
         self.collection.notes.push(Note { kind, tids });
     }
 
-    /// Second and third pass: asks the process and reads what it was the first to show.
-    fn examine(&mut self, process: &Process, arrived: Arrived) -> Result<()> {
+    /// Third pass: reads what a process was the first to show.
+    fn examine(&mut self, process: &Process, arrived: Arrived, answered: Answered) -> Result<()> {
         let ids = arrived.sightings.ids();
         let Answered {
             living,
             close_on_exec,
             snapshot,
-        } = self.ask(process, &arrived)?;
+        } = answered;
         let Arrived {
             memory,
             sightings,
@@ -419,51 +429,129 @@ impl Collector {
         Ok(())
     }
 
-    /// Lets every thread answer the questions only it can.
-    fn ask(&mut self, process: &Process, arrived: &Arrived) -> Result<Answered> {
+    /// Lets every thread answer the questions only it can, in as few rounds as may be.
+    fn ask_all(
+        &mut self,
+        processes: &[Process],
+        arrived: &[Option<Arrived>],
+    ) -> Result<Vec<Option<Answered>>> {
+        let rounds = self.rounds(processes, arrived);
+        let mut answered: Vec<_> = processes.iter().map(|_| None).collect();
+        for round in 0..=rounds.iter().copied().max().unwrap_or(0) {
+            let (mut places, mut parties, mut questions) = (Vec::new(), Vec::new(), Vec::new());
+            for (place, process) in processes.iter().enumerate() {
+                if let Some(arrived) = arrived[place].as_ref().filter(|_| rounds[place] == round)
+                    && let Some((party, asked)) =
+                        self.gather(|this| this.question(process, arrived))?
+                {
+                    places.push((place, process, arrived));
+                    parties.push(party);
+                    questions.push(asked);
+                }
+            }
+            let Some(answers) = self.gather(|this| inject::visit(&parties, this.deadline))? else {
+                continue;
+            };
+            for (((place, process, arrived), asked), answers) in
+                places.into_iter().zip(questions).zip(&answers)
+            {
+                answered[place] =
+                    self.gather(|this| this.hear(process, arrived, asked, answers))?;
+            }
+        }
+        Ok(answered)
+    }
+
+    /// When each process is visited. All at once, but for two reasons: tasks with one address
+    /// space take turns; and a snapshot becomes the child of the nearest ancestor that takes in
+    /// orphans, so that all ancestors must have said before that they do not.
+    fn rounds(&self, processes: &[Process], arrived: &[Option<Arrived>]) -> Vec<usize> {
+        let mut round_of: HashMap<Pid, usize> = HashMap::with_capacity(processes.len());
+        let mut turns: HashMap<ObjectId, usize> = HashMap::new();
+        let mut rounds = Vec::with_capacity(processes.len());
+        for (process, arrived) in processes.iter().zip(arrived) {
+            let parent = process
+                .parent
+                .and_then(|parent| round_of.get(&parent))
+                .copied();
+            // Behind the parent, and with it behind all that the parent had to wait for.
+            let mut round = parent.unwrap_or(0);
+            if let Some(arrived) = arrived {
+                if parent.is_some() && self.wants_snapshot(arrived) {
+                    round += 1;
+                }
+                let turn = turns.entry(arrived.sightings.ids().vm).or_insert(0);
+                round = round.max(*turn);
+                *turn = round + 1;
+            }
+            round_of.insert(process.pid, round);
+            rounds.push(round);
+        }
+        rounds
+    }
+
+    /// What a process is to be asked.
+    fn question<'a>(
+        &mut self,
+        process: &'a Process,
+        arrived: &'a Arrived,
+    ) -> Result<(Party<'a>, Asked)> {
         let mut batches = Vec::with_capacity(arrived.threads.len());
-        let mut thread_questions = Vec::with_capacity(arrived.threads.len());
+        let mut threads = Vec::with_capacity(arrived.threads.len());
         for _ in &arrived.threads {
             let mut batch = Batch::default();
-            thread_questions.push(thread::questions(&mut batch));
+            threads.push(thread::questions(&mut batch));
             batches.push(batch);
         }
-        let leader_status = arrived.threads[0].status.clone();
-        let task_questions = task::questions(process, &leader_status, &mut batches[0])?;
-        let fd_questions = task::descriptor_questions(&arrived.inherited_fds, &mut batches[0]);
-        let snapshot_calls = self
+        let leader = &arrived.threads[0];
+        let task = task::questions(process, &leader.status, &mut batches[0])?;
+        let descriptors = task::descriptor_questions(&arrived.inherited_fds, &mut batches[0]);
+        let snapshot = self
             .wants_snapshot(arrived)
             .then(|| SnapshotCalls::add_to(&mut batches[0]));
-        let hosts: Vec<Host<'_>> = process
-            .threads
-            .iter()
-            .zip(&arrived.threads)
+        let hosts = process.threads.iter().zip(&arrived.threads);
+        let hosts = hosts
             .map(|(thread, known)| Host {
                 thread,
                 registers: known.capture.registers,
                 blocked: known.capture.blocked,
             })
             .collect();
-        let answers = inject::visit(
-            &arrived.memory,
-            &arrived.mappings,
-            arrived.site,
-            &hosts,
-            &batches,
-            self.deadline,
-        )?;
-        let snapshot = match snapshot_calls.map(|calls| calls.snapshot(&answers[0])) {
+        let party = Party {
+            memory: &arrived.memory,
+            mappings: &arrived.mappings,
+            site: arrived.site,
+            hosts,
+            batches,
+        };
+        let asked = Asked {
+            threads,
+            task,
+            descriptors,
+            snapshot,
+        };
+        Ok((party, asked))
+    }
+
+    /// Makes sense of what a process has answered.
+    fn hear(
+        &mut self,
+        process: &Process,
+        arrived: &Arrived,
+        asked: Asked,
+        answers: &[Results],
+    ) -> Result<Answered> {
+        let snapshot = match asked.snapshot.map(|calls| calls.snapshot(&answers[0])) {
             Some(Ok(snapshot)) => snapshot,
             Some(Err(errno)) => {
                 let pid = process.pid;
-                info!("{pid}: no snapshot of its memory ({errno}): copied while it is frozen");
+                warn!("{pid}: no snapshot of its memory ({errno}): copied while it is frozen");
                 None
             }
             None => None,
         };
-        let mut threads = Vec::with_capacity(hosts.len());
-        for ((known, questions), answers) in
-            arrived.threads.iter().zip(thread_questions).zip(&answers)
+        let mut threads = Vec::with_capacity(answers.len());
+        for ((known, questions), answers) in arrived.threads.iter().zip(asked.threads).zip(answers)
         {
             let mut comm = process
                 .proc_dir
@@ -478,9 +566,10 @@ impl Collector {
                 answers,
             )?);
         }
-        let living = Living::collect(process, leader_status, threads, task_questions, &answers[0])?;
-        let mut close_on_exec = Vec::with_capacity(fd_questions.len());
-        for (fd, call) in fd_questions {
+        let leader_status = arrived.threads[0].status.clone();
+        let living = Living::collect(process, leader_status, threads, asked.task, &answers[0])?;
+        let mut close_on_exec = Vec::with_capacity(asked.descriptors.len());
+        for (fd, call) in asked.descriptors {
             let flags = answers[0]
                 .value(call)
                 .on("fcntl GETFD inside", (process.pid.leader(), fd))?;

@@ -7,6 +7,7 @@ use super::*;
 use crate::freeze::freeze;
 use crate::ids::Pid;
 use crate::proc::maps::parse_maps;
+use crate::sys::ptrace;
 
 struct Sleeper(Child);
 
@@ -60,7 +61,14 @@ fn ask(pid: Pid) -> (u64, u64) {
         libc::SYS_prlimit64,
         &[0.into(), nofile.into(), 0.into(), limit.into()],
     );
-    let results = visit(&memory, &mappings, site, &[host], &[batch], soon()).expect("visited");
+    let party = Party {
+        memory: &memory,
+        mappings: &mappings,
+        site,
+        hosts: vec![host],
+        batches: vec![batch],
+    };
+    let results = &visit(&[party], soon()).expect("visited")[0];
     (
         results[0].value(own_pid).expect("a pid").cast_unsigned(),
         results[0].word(limit, 0),
