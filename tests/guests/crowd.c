@@ -7,7 +7,9 @@
  *   crowd pipes N CHILDREN      in each process N pipes of its own
  *   crowd processes N           N children that do nothing
  *   crowd threads N             N threads that do nothing
+ *   crowd nothing 0             nothing but the heartbeat
  *   crowd random MIB            memory that holds random numbers
+ *   crowd writer MIB            the same, and a thread that writes a word into page after page
  *   crowd zeros MIB             memory that was written with zeros
  */
 #define _GNU_SOURCE
@@ -95,6 +97,19 @@ static void children(long count, void (*fill)(long), long amount)
     close(ready[1]);
 }
 
+static uint64_t *pages;
+static size_t page_count;
+
+/* Writes at full speed. */
+static void *write_pages(void *unused)
+{
+    for (size_t page = 0;; page = page + 1 < page_count ? page + 1 : 0) {
+        pages[page * 512]++;
+        heartbeat_work++;
+    }
+    return unused;
+}
+
 static void memory(long mib, int random)
 {
     size_t words = (size_t)mib << 17;
@@ -108,6 +123,8 @@ static void memory(long mib, int random)
         x ^= x << 17;
         all[i] = random ? x : 0;
     }
+    pages = all;
+    page_count = words / 512;
 }
 
 int main(int count, char **arguments)
@@ -141,9 +158,12 @@ int main(int count, char **arguments)
             pthread_t thread;
             need(!pthread_create(&thread, &small, idle, 0), "pthread_create");
         }
-    } else if (!strcmp(kind, "random") || !strcmp(kind, "zeros")) {
-        memory(amount, kind[0] == 'r');
-    } else {
+    } else if (!strcmp(kind, "random") || !strcmp(kind, "zeros") || !strcmp(kind, "writer")) {
+        memory(amount, kind[0] != 'z');
+        pthread_t thread;
+        if (kind[0] == 'w')
+            need(!pthread_create(&thread, 0, write_pages, 0), "pthread_create");
+    } else if (strcmp(kind, "nothing")) {
         return 2;
     }
     heartbeat_start();

@@ -1,7 +1,8 @@
 /* A thread that notices when it may not run, and the orders that a test gives in a file.
  *
  * The longest gap between two beats, in microseconds, is kept in the file "gap"; the order
- * "forget" starts it anew. The file "do" holds a number and a word, each number once.
+ * "forget" starts it anew. The file "do" holds a number and a word, each number once. Beside the
+ * gap stand how much work was done so far, and when that was looked at, in seconds.
  */
 #include <pthread.h>
 #include <stdio.h>
@@ -9,6 +10,7 @@
 #include <time.h>
 
 static volatile double heartbeat_gap;
+static volatile unsigned long heartbeat_work;
 
 static void *heartbeat(void *unused)
 {
@@ -35,7 +37,9 @@ static inline void heartbeat_tell(void)
     FILE *file = fopen("gap.new", "w");
     if (!file)
         return;
-    fprintf(file, "%.0f\n", heartbeat_gap);
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    fprintf(file, "%.0f %lu %.6f\n", heartbeat_gap, heartbeat_work, now.tv_sec + now.tv_nsec / 1e9);
     fclose(file);
     rename("gap.new", "gap");
 }
