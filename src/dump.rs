@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{info, warn};
 
+use crate::ahead::LookAhead;
 use crate::collect::memory::{PAGE_BYTES, open_pagemap};
 use crate::collect::page_identity::{Candidate, SharedPages};
 use crate::collect::sockets::HeldConnections;
@@ -55,12 +56,21 @@ pub fn run(options: &DumpOptions) -> Result<()> {
         .unwrap_or(Duration::from_secs(365 * 24 * 3600));
     let deadline = Instant::now() + timeout;
 
+    let runs_on = options.after == After::LeaveRunning && options.snapshot;
+    // A tree that does not run on waits for its memory to be written, whatever is known of it.
+    let ahead = if runs_on {
+        LookAhead::of(options.tree)
+    } else {
+        LookAhead::default()
+    };
+    clock.stage("look ahead");
+
+    clock.frozen_since = Instant::now();
     let tree = freeze(options.tree, deadline)?;
     refuse_foreign_session(&tree.root().stat, options)?;
     clock.stage("freeze");
 
-    let runs_on = options.after == After::LeaveRunning && options.snapshot;
-    let mut collection = collect(&tree, &options.sockets, runs_on, deadline)?;
+    let mut collection = collect(&tree, &options.sockets, runs_on, &ahead, deadline)?;
     refuse_unrestorable(&collection.notes, options)?;
     let network = collection.files.sockets.hold_connections()?;
     clock.stage("collect");
@@ -197,17 +207,23 @@ fn snapshot_candidates(collection: &Collection) -> Result<Vec<Candidate<'_>>> {
     Ok(candidates)
 }
 
-/// A dump holds two descriptors for every process: take as many as we may have.
+/// A dump holds a few descriptors for every process, and the look ahead one for every
+/// descriptor: take as many as we may have, which root may raise.
 fn raise_descriptor_limit() {
+    /// The kernel's own limit (`fs.nr_open`), unless it was changed.
+    const MOST: u64 = 1 << 20;
     let kind = nix::sys::resource::Resource::RLIMIT_NOFILE;
-    if let Ok((_, hard)) = nix::sys::resource::getrlimit(kind) {
+    if let Ok((_, hard)) = nix::sys::resource::getrlimit(kind)
+        && (hard >= MOST || nix::sys::resource::setrlimit(kind, MOST, MOST).is_err())
+    {
         let _ = nix::sys::resource::setrlimit(kind, hard, hard);
     }
 }
 
 /// Measures the stages one after another.
 struct Clock {
-    started: Instant,
+    /// When freezing began.
+    frozen_since: Instant,
     last: Instant,
     /// When the tree was let go.
     released: Option<Instant>,
@@ -218,7 +234,7 @@ impl Clock {
     fn start() -> Self {
         let now = Instant::now();
         Self {
-            started: now,
+            frozen_since: now,
             last: now,
             released: None,
             stages: Vec::new(),
@@ -227,7 +243,7 @@ impl Clock {
 
     /// How long the tree stood still so far.
     fn frozen(&self) -> Duration {
-        self.released.unwrap_or_else(Instant::now) - self.started
+        self.released.unwrap_or_else(Instant::now) - self.frozen_since
     }
 
     fn stage(&mut self, name: &'static str) {

@@ -9,6 +9,7 @@
 //!      └── sys/, proc/ ◄───────┴── inject/ (system calls inside a stopped task)
 //! ```
 //!
+//! * [`ahead`] looks at a running tree, so that the freeze only has to confirm;
 //! * [`freeze`] seizes every thread of the tree and yields a frozen tree;
 //! * [`kcmp`] decides which of its resources are one kernel object;
 //! * [`collect`] reads each resource once, from outside where the kernel tells, and
@@ -18,6 +19,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+pub mod ahead;
 pub mod collect;
 pub mod dump;
 pub mod error;

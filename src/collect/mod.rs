@@ -5,6 +5,7 @@ pub mod memory;
 pub mod namespaces;
 pub mod notes;
 pub mod page_identity;
+pub mod parallel;
 pub mod seccomp;
 pub mod sockets;
 pub mod task;

@@ -8,15 +8,17 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
+use nix::errno::Errno;
 use tracing::warn;
 
-use super::files::{DescriptorTable, Files, TableOwner, descriptors};
+use super::files::{DescriptorTable, Files, TableOwner, count_descriptors, descriptors};
 use super::memory::{self, AddressSpace};
 use super::namespaces::OwnNamespaces;
 use super::notes::{Note, NoteKind};
 use super::seccomp;
 use super::task::{self, Living, Task};
 use super::thread::{self, Capture, Thread};
+use crate::ahead::LookAhead;
 use crate::error::{Error, Result, ResultExt};
 use crate::freeze::{FrozenTree, Process};
 use crate::hold::{Snapshot, SnapshotCalls};
@@ -97,7 +99,7 @@ pub struct Collection {
     pub identities: Identities,
 }
 
-/// Collects a frozen tree; with `snapshots`, large private memory is left to snapshots where
+/// Collects a frozen tree, confirming what was seen `ahead`; with `snapshots`, large private memory is left to snapshots where
 /// these can be made.
 ///
 /// # Errors
@@ -106,10 +108,12 @@ pub fn collect(
     tree: &FrozenTree,
     sockets: &SocketChoices,
     snapshots: bool,
+    ahead: &LookAhead,
     deadline: Instant,
 ) -> Result<Collection> {
     let mut collector = Collector {
         snapshots,
+        ahead,
         take_in_orphans: HashSet::new(),
         own: OwnNamespaces::read()?,
         deadline,
@@ -161,7 +165,9 @@ const MOST_DESCRIPTOR_QUESTIONS: usize = 20_000;
 /// Private memory above this is cheaper to fork than to copy, in KiB (`tests/bench`).
 const WORTH_A_SNAPSHOT_KIB: u64 = 1024;
 
-struct Collector {
+struct Collector<'a> {
+    /// What was seen before the freeze.
+    ahead: &'a LookAhead,
     /// Whether the tree will run on before its memory is written.
     snapshots: bool,
     /// Processes that become the parents of their descendants' orphans.
@@ -208,7 +214,7 @@ struct ArrivedThread {
     private: Option<TaskSightings>,
 }
 
-impl Collector {
+impl Collector<'_> {
     /// Runs a step; what it says against the dump is kept for the end.
     fn gather<T>(&mut self, step: impl FnOnce(&mut Self) -> Result<T>) -> Result<Option<T>> {
         match step(self) {
@@ -248,11 +254,16 @@ impl Collector {
         let site = Site::find(&memory, &mappings, &process.threads, self.deadline)?;
 
         let leader_status = read_status(proc_dir, leader)?;
-        let fds = descriptors(proc_dir)?;
+        let count = count_descriptors(proc_dir)?;
+        let seen_ahead = count.and_then(|count| self.ahead.descriptors(process.pid, count));
+        let fds = match seen_ahead {
+            Some(fds) => fds.to_vec(),
+            None => descriptors(proc_dir)?,
+        };
         let fs = fs_looks(proc_dir, &leader_status)?;
         let looks = TaskLooks {
             vm: VmFingerprint::of(&process.stat),
-            files: FilesFingerprint::of(fds.iter().copied()),
+            files: FilesFingerprint::of(fds.len()),
             fs,
             handled: Handled::of(&leader_status),
         };
@@ -312,7 +323,10 @@ impl Collector {
             .identify_thread(tid, leader, || {
                 let proc_dir = ProcDir::open_thread(process.pid, tid)?;
                 Ok((
-                    FilesFingerprint::of(descriptors(&proc_dir)?),
+                    FilesFingerprint::of(match count_descriptors(&proc_dir)? {
+                        Some(count) => count,
+                        None => descriptors(&proc_dir)?.len(),
+                    }),
                     fs_looks(&proc_dir, status)?,
                 ))
             })?;
@@ -570,10 +584,19 @@ impl Collector {
         let living = Living::collect(process, leader_status, threads, asked.task, &answers[0])?;
         let mut close_on_exec = Vec::with_capacity(asked.descriptors.len());
         for (fd, call) in asked.descriptors {
-            let flags = answers[0]
-                .value(call)
-                .on("fcntl GETFD inside", (process.pid.leader(), fd))?;
-            close_on_exec.push((fd, flags & i64::from(libc::FD_CLOEXEC) != 0));
+            match answers[0].value(call) {
+                Ok(flags) => {
+                    close_on_exec.push((fd, flags & i64::from(libc::FD_CLOEXEC) != 0));
+                }
+                Err(Errno::EBADF) => {
+                    // Closed since the look ahead, and another one opened: list them again.
+                    close_on_exec.clear();
+                    break;
+                }
+                other => {
+                    other.on("fcntl GETFD inside", (process.pid.leader(), fd))?;
+                }
+            }
         }
         if living.child_subreaper {
             self.take_in_orphans.insert(process.pid);
@@ -680,6 +703,7 @@ impl Collector {
             proc_dir,
             inherited: inherited.map(|table| &table.object),
             close_on_exec,
+            ahead: self.ahead.table(process.pid).filter(|_| holder == process.pid.leader()),
         };
         let object = self
             .collection

@@ -30,6 +30,7 @@
 pub mod fingerprint;
 pub mod tree;
 
+use std::collections::HashMap;
 use std::num::NonZeroU32;
 
 use nix::errno::Errno;
@@ -109,17 +110,24 @@ pub struct FileTree {
     tree: Tree<FileFingerprint, (Tid, Fd)>,
 }
 
+/// What a look ahead makes us expect of a descriptor.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Expected {
+    /// Its rank among open files that look the same; see [`FileTree::ranks`].
+    pub rank: Option<u32>,
+    /// A descriptor of the same task, and how the kernel has already said that the open file
+    /// behind that one stands to the one in question.
+    pub answered: Option<(Fd, Order)>,
+}
+
 impl FileTree {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             tree: Tree::new(FIRST_OF_FILES),
         }
     }
 
     /// The open file behind a task's descriptor.
-    ///
-    /// `hint` may name a file that it probably is, such as the one the parent has under the
-    /// same number: a right hint saves the search.
     ///
     /// # Errors
     /// Those of [`kcmp`], naming both descriptors.
@@ -128,11 +136,45 @@ impl FileTree {
         task: Tid,
         fd: Fd,
         fingerprint: FileFingerprint,
-        hint: Option<ObjectId>,
     ) -> Result<Sighting> {
-        let reference = (task, fd);
+        self.identify_expected(task, fd, fingerprint, Expected::default())
+    }
+
+    /// The same with what a look ahead makes us expect: right guesses save the search.
+    ///
+    /// # Errors
+    /// Those of [`kcmp`], naming both descriptors.
+    pub fn identify_expected(
+        &mut self,
+        task: Tid,
+        fd: Fd,
+        fingerprint: FileFingerprint,
+        expected: Expected,
+    ) -> Result<Sighting> {
+        let mut answered = expected.answered;
+        let sighting = self.tree.identify_with_rank(
+            fingerprint,
+            (task, fd),
+            expected.rank,
+            |known, new| match answered {
+                Some((neighbour, order)) if known == (task, neighbour) => {
+                    answered = None;
+                    Ok(order)
+                }
+                _ => ask_file(known, new),
+            },
+        );
+        // A question that was asked for nothing was asked all the same.
         self.tree
-            .identify_with_hint(fingerprint, reference, hint, ask_file)
+            .asked_elsewhere(0, u64::from(answered.is_some()));
+        sighting
+    }
+
+    /// The order of open files with one fingerprint, for
+    /// [`identify_expected`](Self::identify_expected) in a later tree.
+    #[must_use]
+    pub fn ranks(&self) -> HashMap<ObjectId, Option<u32>> {
+        self.tree.ranks()
     }
 
     /// Whether a task's descriptor leads to the open file `id`: one question, before anything

@@ -23,7 +23,7 @@ fn looks(dir: &ProcDir) -> TaskLooks {
     };
     TaskLooks {
         vm: VmFingerprint::of(&stat),
-        files: FilesFingerprint::of(dir.numbers("fd").unwrap().into_iter().map(Fd)),
+        files: FilesFingerprint::of(dir.numbers("fd").unwrap().len()),
         fs: FsFingerprint {
             cwd: place("cwd"),
             root: place("root"),
@@ -220,14 +220,19 @@ fn descriptors_of_one_file_have_one_id() {
         serial: None,
     });
     let mut tree = Identities::new().file;
-    let mut identify = |fd: RawFd, hint: Option<ObjectId>| {
-        tree.identify(own_tid(), Fd(fd), fingerprint, hint).unwrap()
+    let mut identify = |fd: RawFd, rank: Option<u32>| {
+        let expected = Expected {
+            rank,
+            answered: None,
+        };
+        tree.identify_expected(own_tid(), Fd(fd), fingerprint, expected)
+            .unwrap()
     };
-    let first = identify(file.as_raw_fd(), None);
+    let first = identify(file.as_raw_fd(), Some(7));
     assert!(matches!(&first, Sighting::First(claim) if claim.id().number() == 1));
-    let second = identify(other.as_raw_fd(), Some(first.id()));
+    let second = identify(other.as_raw_fd(), Some(7));
     assert!(matches!(&second, Sighting::First(claim) if claim.id().number() == 2));
-    let again = identify(copy.as_raw_fd(), Some(first.id()));
+    let again = identify(copy.as_raw_fd(), Some(7));
     assert!(matches!(again, Sighting::Again(id) if id == first.id()));
     assert!(
         tree.is(first.id(), own_tid(), Fd(copy.as_raw_fd()))
@@ -243,7 +248,7 @@ fn descriptors_of_one_file_have_one_id() {
     drop(copy);
     let closed = Fd(1_000_000);
     let error = tree
-        .identify(own_tid(), closed, fingerprint, None)
+        .identify(own_tid(), closed, fingerprint)
         .unwrap_err();
     let text = error.to_string();
     let tid = own_tid();

@@ -30,6 +30,7 @@
 //! search looks at more than 2·log2(n + 1) nodes. Nothing is ever removed.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 
 use crate::error::{Error, Result, Target};
 use crate::ids::ObjectId;
@@ -103,11 +104,23 @@ pub struct Tree<F, R> {
 /// Index into [`Tree::nodes`].
 type Slot = u32;
 
+/// What a search by rank found out.
+enum Found {
+    /// The object.
+    At(Slot),
+    /// That it is not there; `way` ends where it belongs.
+    Nowhere,
+    /// Nothing: the ranks do not hold.
+    Unknown,
+}
+
 #[derive(Debug)]
 struct Node<F, R> {
     fingerprint: F,
     reference: R,
     id: ObjectId,
+    /// Where it was expected among those with its fingerprint.
+    rank: Option<u32>,
     children: [Option<Slot>; 2],
     red: bool,
 }
@@ -155,34 +168,40 @@ impl<F: Ord, R: Copy + Into<Target>> Tree<F, R> {
         reference: R,
         compare: impl FnMut(R, R) -> Result<Order>,
     ) -> Result<Sighting> {
-        self.identify_with_hint(fingerprint, reference, None, compare)
+        self.identify_with_rank(fingerprint, reference, None, compare)
     }
 
-    /// [`identify`](Self::identify), with a guess that is tried first.
+    /// [`identify`](Self::identify), with a guess of where the object is.
     ///
-    /// A right guess costs one comparison instead of a search. A guess whose fingerprint
-    /// differs costs nothing; any other wrong one, one comparison too many.
+    /// Ranks say how objects with one fingerprint were ordered when they were looked at before
+    /// (see [`ranks`](Self::ranks)); the same rank means the same object. The search follows the
+    /// ranks without asking, and the kernel is asked about the two neighbours, or the one
+    /// object, that it ends at: as all others are in order, that proves the place. A wrong rank
+    /// costs these questions and a search.
     ///
     /// # Errors
     /// As [`identify`](Self::identify).
-    pub fn identify_with_hint(
+    pub fn identify_with_rank(
         &mut self,
         fingerprint: F,
         reference: R,
-        hint: Option<ObjectId>,
+        rank: Option<u32>,
         mut compare: impl FnMut(R, R) -> Result<Order>,
     ) -> Result<Sighting> {
         self.counters.asked += 1;
-        if let Some(guess) = hint.and_then(|id| self.slot_of(id))
-            && self.node(guess).fingerprint == fingerprint
-            && self.ask(guess, reference, &mut compare)? == Ordering::Equal
-        {
-            return Ok(Sighting::Again(self.node(guess).id));
-        }
-        if let Some(known) = self.search(&fingerprint, reference, &mut compare)? {
+        let found = match rank {
+            Some(rank) => self.search_by_rank(&fingerprint, rank, reference, &mut compare)?,
+            None => Found::Unknown,
+        };
+        let found = match found {
+            Found::Unknown => self.search(&fingerprint, reference, &mut compare)?,
+            Found::At(slot) => Some(slot),
+            Found::Nowhere => None,
+        };
+        if let Some(known) = found {
             return Ok(Sighting::Again(self.node(known).id));
         }
-        let claim = self.insert(fingerprint, reference)?;
+        let claim = self.insert(fingerprint, reference, rank)?;
         self.counters.new += 1;
         Ok(Sighting::First(claim))
     }
@@ -262,6 +281,94 @@ impl<F: Ord, R: Copy + Into<Target>> Tree<F, R> {
         Ok(None)
     }
 
+    /// The same by rank, asking only about the end of the way: the neighbours of the place it
+    /// leads to are the last ones on it that were left behind on either side.
+    fn search_by_rank(
+        &mut self,
+        fingerprint: &F,
+        rank: u32,
+        reference: R,
+        compare: &mut impl FnMut(R, R) -> Result<Order>,
+    ) -> Result<Found> {
+        self.way.clear();
+        let (mut below, mut above) = (None, None);
+        let mut next = self.root;
+        while let Some(slot) = next {
+            let node = self.node(slot);
+            let side = match node.fingerprint.cmp(fingerprint) {
+                Ordering::Less => Side::Greater,
+                Ordering::Greater => Side::Less,
+                Ordering::Equal => match node.rank.map(|known| known.cmp(&rank)) {
+                    // Of one that was not there before, only the kernel knows.
+                    None => match self.ask(slot, reference, compare)? {
+                        Ordering::Equal => return Ok(Found::At(slot)),
+                        Ordering::Less => {
+                            below = None;
+                            Side::Greater
+                        }
+                        Ordering::Greater => {
+                            above = None;
+                            Side::Less
+                        }
+                    },
+                    Some(Ordering::Equal) => {
+                        let same = self.ask(slot, reference, compare)? == Ordering::Equal;
+                        return Ok(if same { Found::At(slot) } else { Found::Unknown });
+                    }
+                    Some(Ordering::Less) => {
+                        below = Some(slot);
+                        Side::Greater
+                    }
+                    Some(Ordering::Greater) => {
+                        above = Some(slot);
+                        Side::Less
+                    }
+                },
+            };
+            self.way.push((slot, side));
+            next = self.child(slot, side);
+        }
+        for (neighbour, wanted) in [(below, Ordering::Less), (above, Ordering::Greater)] {
+            if let Some(slot) = neighbour
+                && self.ask(slot, reference, compare)? != wanted
+            {
+                return Ok(Found::Unknown);
+            }
+        }
+        Ok(Found::Nowhere)
+    }
+
+    /// Where each object stands among those with its fingerprint, counted through the whole
+    /// tree, by id; `None` for an object whose fingerprint nobody else has.
+    #[must_use]
+    pub fn ranks(&self) -> HashMap<ObjectId, Option<u32>> {
+        let mut in_order = Vec::with_capacity(self.nodes.len());
+        let mut above = Vec::new();
+        let mut next = self.root;
+        loop {
+            while let Some(slot) = next {
+                above.push(slot);
+                next = self.child(slot, Side::Less);
+            }
+            let Some(slot) = above.pop() else { break };
+            in_order.push(slot);
+            next = self.child(slot, Side::Greater);
+        }
+        let alike = |a: Option<&Slot>, b: Option<&Slot>| match (a, b) {
+            (Some(a), Some(b)) => self.node(*a).fingerprint == self.node(*b).fingerprint,
+            _ => false,
+        };
+        let places = in_order.iter().enumerate();
+        places
+            .map(|(place, slot)| {
+                let before = place.checked_sub(1).and_then(|place| in_order.get(place));
+                let ranked = alike(before, Some(slot)) || alike(Some(slot), in_order.get(place + 1));
+                let rank = u32::try_from(place).ok().filter(|_| ranked);
+                (self.node(*slot).id, rank)
+            })
+            .collect()
+    }
+
     /// Asks the kernel how the object in `slot` stands to that of `reference`.
     fn ask(
         &mut self,
@@ -284,13 +391,14 @@ impl<F: Ord, R: Copy + Into<Target>> Tree<F, R> {
     }
 
     /// Hangs a new node where the last search ended, and balances the tree again.
-    fn insert(&mut self, fingerprint: F, reference: R) -> Result<Claim> {
+    fn insert(&mut self, fingerprint: F, reference: R, rank: Option<u32>) -> Result<Claim> {
         let slot = Slot::try_from(self.nodes.len()).map_err(|_| ids_used_up())?;
         let claim = self.hand_out(Some(slot))?;
         self.nodes.push(Node {
             fingerprint,
             reference,
             id: claim.id(),
+            rank,
             children: [None, None],
             red: true,
         });

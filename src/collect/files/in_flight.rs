@@ -79,6 +79,7 @@ impl Files {
                 proc_dir: &proc_dir,
                 inherited: None,
                 close_on_exec: None,
+                ahead: None,
             };
             let mut rights = Vec::with_capacity(fds.len());
             for fd in fds {
@@ -103,7 +104,7 @@ impl Files {
     ) -> Result<ObjectId> {
         let pidfd = pidfd_open(owner.pid).on("pidfd_open", owner.tid)?;
         let mut epolls = Vec::new();
-        let mut seen = look_at(owner, &[fd], tree)?;
+        let mut seen = look_at(owner, pidfd.as_fd(), &[fd], tree)?;
         match seen.looks.pop() {
             Some((_, Look::Other(look))) => {
                 let descriptor =

@@ -17,6 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::FileStat;
 
@@ -25,6 +26,7 @@ pub use kinds::{EpollTarget, FileKind, Regular};
 pub use pipe::PipeContent;
 pub use shmem::{Extent, Segment};
 
+use crate::ahead::TableAhead;
 use crate::collect::memory::MappedFile;
 use crate::collect::sockets::Sockets;
 use crate::error::{Error, Result, ResultExt, Target};
@@ -37,7 +39,7 @@ use crate::proc::smaps::{VmFlag, Vma};
 use crate::sys::fcntl::{self, Owner};
 use crate::sys::kcmp::{EpollSlot, Order, Resource, kcmp};
 use crate::sys::pidfd::{pidfd_getfd, pidfd_open, pidfd_open_thread};
-use look::{Look, OtherLook, look_at};
+use look::{Look, Looks, OtherLook, look_at};
 
 /// One descriptor of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +98,8 @@ pub struct TableOwner<'a> {
     pub inherited: Option<&'a DescriptorTable>,
     /// Its descriptors, ascending, and whether exec closes each, if it was asked for that.
     pub close_on_exec: Option<&'a [(Fd, bool)]>,
+    /// What was seen of it before the freeze.
+    pub ahead: Option<&'a TableAhead>,
 }
 
 /// Everything about files that was met so far.
@@ -126,6 +130,8 @@ struct Sight<'a> {
     link: &'a Path,
     stat: &'a FileStat,
     fdinfo: &'a Fdinfo,
+    /// Whether the link is known to be a path that leads there.
+    is_path: bool,
 }
 
 impl Files {
@@ -162,11 +168,7 @@ impl Files {
         let mut epolls = Vec::new();
         let mut refused = HashSet::new();
         let mut blockers = Vec::new();
-        let fds = match owner.close_on_exec {
-            Some(known) => known.iter().map(|(fd, _)| *fd).collect(),
-            None => descriptors(owner.proc_dir)?,
-        };
-        let seen = look_at(owner, &fds, tree)?;
+        let seen = look_at_all(owner, pidfd.as_fd(), tree)?;
         let inherited = seen
             .looks
             .iter()
@@ -197,6 +199,7 @@ impl Files {
                 Err(error) => return Err(error),
             }
         }
+        table.descriptors.sort_unstable_by_key(|one| one.fd);
         for (index, fd, extras) in epolls {
             match self.epoll_targets(owner, fd, &extras, &table, &refused) {
                 Ok(targets) => self.open[index].kind = FileKind::Epoll { targets },
@@ -222,6 +225,8 @@ impl Files {
         let OtherLook {
             fdinfo,
             file: looked,
+            owner: told,
+            expected,
         } = look;
         let descriptor = |file| Descriptor {
             fd,
@@ -231,11 +236,11 @@ impl Files {
         // Without a look at the link it is an eventfd, and fdinfo has told all.
         let link = looked
             .as_ref()
-            .map_or(kinds::EVENTFD_LINK, |(link, _)| link.as_os_str().as_bytes());
+            .map_or(kinds::EVENTFD_LINK, |looked| looked.link.as_os_str().as_bytes());
         let inode = looked
             .as_ref()
-            .map_or((0, fdinfo.inode.unwrap_or(0)), |(_, stat)| {
-                (stat.st_dev, stat.st_ino)
+            .map_or((0, fdinfo.inode.unwrap_or(0)), |looked| {
+                (looked.stat.st_dev, looked.stat.st_ino)
             });
         let looks = FileLooks {
             device: inode.0,
@@ -245,21 +250,23 @@ impl Files {
             link,
             serial: fdinfo.extras.eventfd_id,
         };
-        let claim = match tree.identify(owner.tid, fd, FileFingerprint::of(&looks), None)? {
+        let fingerprint = FileFingerprint::of(&looks);
+        let claim = match tree.identify_expected(owner.tid, fd, fingerprint, expected)? {
             Sighting::Again(file) => return Ok(descriptor(file)),
             Sighting::First(claim) => claim,
         };
         let file = claim.id();
-        let duplicate = pidfd_getfd(pidfd, fd).on("pidfd_getfd", (owner.tid, fd))?;
         let target: Target = (owner.tid, fd).into();
+        let duplicate = || pidfd_getfd(pidfd, fd).on("pidfd_getfd", (owner.tid, fd));
         let kind = match &looked {
             None => kinds::anonymous(target, link, &fdinfo.extras)?,
-            Some((link, stat)) => {
+            Some(looked) => {
                 let sight = Sight {
                     target,
-                    link,
-                    stat,
+                    link: &looked.link,
+                    stat: &looked.stat,
                     fdinfo: &fdinfo,
+                    is_path: looked.is_path,
                 };
                 self.examine(
                     &sight,
@@ -271,20 +278,21 @@ impl Files {
                 )?
             }
         };
+        let told = match told {
+            Some(owner) => owner,
+            None => {
+                fcntl::owner(duplicate()?.as_fd()).on("fcntl GETOWN_EX", (owner.tid, fd))?
+            }
+        };
         if matches!(kind, FileKind::Epoll { .. }) {
             epolls.push((self.open.len(), fd, fdinfo.extras.clone()));
         }
-        let is_path = fdinfo.flags & libc::O_PATH.cast_unsigned() != 0;
         self.inodes.insert(file, inode);
         self.open.push(OpenFile {
             claim,
             flags: fdinfo.flags & !libc::O_CLOEXEC.cast_unsigned(),
             position: fdinfo.position,
-            owner: if is_path {
-                Owner::default()
-            } else {
-                fcntl::owner(duplicate.as_fd()).on("fcntl GETOWN_EX", (owner.tid, fd))?
-            },
+            owner: told,
             kind,
         });
         Ok(descriptor(file))
@@ -294,7 +302,7 @@ impl Files {
     fn examine(
         &mut self,
         sight: &Sight<'_>,
-        duplicate: &OwnedFd,
+        duplicate: &dyn Fn() -> Result<OwnedFd>,
         proc_dir: &ProcDir,
         link_name: &str,
         file: ObjectId,
@@ -312,7 +320,7 @@ impl Files {
         match sight.stat.st_mode & libc::S_IFMT {
             libc::S_IFREG if sight.stat.st_dev == self.shmem_device => {
                 let content = proc_dir.open_file(link_name, OFlag::O_RDONLY)?;
-                let seals = fcntl::seals(duplicate.as_fd()).on("fcntl GET_SEALS", sight.target.clone())?;
+                let seals = fcntl::seals(duplicate()?.as_fd()).on("fcntl GET_SEALS", sight.target.clone())?;
                 Ok(FileKind::Memfd {
                     segment: self.segment(sight.target.clone(), sight.link, sight.stat, seals, content)?,
                 })
@@ -333,12 +341,12 @@ impl Files {
                 )),
             },
             libc::S_IFSOCK => {
-                let socket = self.sockets.examine(&sight.target, sight.stat.st_ino, file, duplicate.as_fd())?;
+                let socket = self.sockets.examine(&sight.target, sight.stat.st_ino, file, duplicate()?.as_fd())?;
                 Ok(FileKind::Socket(Box::new(socket)))
             }
-            libc::S_IFIFO if text.starts_with(b"pipe:[") => self.pipe(sight, duplicate, false),
+            libc::S_IFIFO if text.starts_with(b"pipe:[") => self.pipe(sight, &duplicate()?, false),
             libc::S_IFIFO => {
-                let kind = self.pipe(sight, duplicate, true)?;
+                let kind = self.pipe(sight, &duplicate()?, true)?;
                 let path = self.hold(sight, None, proc_dir, link_name, tree)?;
                 match kind {
                     FileKind::Pipe { pipe } => Ok(FileKind::Fifo { pipe, path }),
@@ -370,6 +378,7 @@ impl Files {
             link: &link,
             stat: &stat,
             fdinfo: &Fdinfo::default(),
+            is_path: false,
         };
         self.hold(&sight, None, proc_dir, link_name, tree)
     }
@@ -412,6 +421,7 @@ impl Files {
             link: &link,
             stat: &stat,
             fdinfo: &Fdinfo::default(),
+            is_path: false,
         };
         let is_zero = stat.st_mode & libc::S_IFMT == libc::S_IFCHR
             && stat.st_rdev == nix::sys::stat::makedev(1, ZERO_MINOR);
@@ -500,7 +510,7 @@ impl Files {
             }
             path = without_deleted_mark(&path);
             self.ghost(sight, file, open)?;
-        } else if !leads_to(&path, stat) {
+        } else if !sight.is_path && !leads_to(&path, stat) {
             return Err(sight.refuse(
                 &format!(
                     "{}, whose path does not lead to it any more,",
@@ -589,6 +599,41 @@ impl Files {
         }
         Ok(targets)
     }
+}
+
+/// Looks at all descriptors of a table.
+fn look_at_all(owner: TableOwner<'_>, pidfd: BorrowedFd<'_>, tree: &FileTree) -> Result<Looks> {
+    if let Some(known) = owner.close_on_exec {
+        let fds: Vec<Fd> = known.iter().map(|(fd, _)| *fd).collect();
+        return look_at(owner, pidfd, &fds, tree);
+    }
+    if let Some(ahead) = owner.ahead
+        && Some(ahead.descriptors().len()) == count_descriptors(owner.proc_dir)?
+    {
+        // As many as before the freeze. Whether they are the same ones shows in that each of
+        // them is open: every look asks the kernel about its number.
+        match look_at(owner, pidfd, ahead.descriptors(), tree) {
+            Err(Error::Syscall {
+                errno: Errno::ENOENT | Errno::EBADF,
+                ..
+            }) => {}
+            done => return done,
+        }
+    }
+    look_at(owner, pidfd, &descriptors(owner.proc_dir)?, tree)
+}
+
+/// How many descriptors a task has, if the kernel tells, which it does since Linux 6.2.
+///
+/// # Errors
+/// Those of fstatat(2).
+///
+/// # Sources
+/// fs/proc/fd.c, `proc_readfd_count`.
+pub fn count_descriptors(proc_dir: &ProcDir) -> Result<Option<usize>> {
+    // Older kernels say 0, as for no descriptors at all; those are quickly listed.
+    let size = usize::try_from(proc_dir.stat("fd")?.st_size).unwrap_or(0);
+    Ok((size > 0).then_some(size))
 }
 
 /// The numbers of a task's descriptors, ascending.

@@ -220,30 +220,53 @@ proptest! {
         prop_assert_eq!(check_partition(&kernel, &sightings).is_err(), merged);
     }
 
-    /// Any guess, right or wrong, changes the cost and never the answer.
+    /// Any ranks, right or wrong, change the cost and never the answer.
     #[test]
-    fn hints_change_no_answer(
+    fn ranks_change_no_answer(
         kernel in kernels(),
-        guesses in prop::collection::vec(prop::option::of(1..80_u32), 120),
+        guesses in prop::collection::vec(prop::option::of(0..80_u32), 120),
     ) {
         let mut tree = tree();
         let mut sightings = Vec::new();
         for (n, guess) in guesses.iter().enumerate().take(kernel.object_of.len()) {
             let known = tree.nodes.len();
             let calls_before = tree.counters().kcmp_calls;
-            let hint = guess.map(id);
-            let right = hint.and_then(|id| tree.reference(id))
-                .is_some_and(|known| kernel.object(known) == kernel.object(reference(n)));
-            let found = tree.identify_with_hint(kernel.looks(n), reference(n), hint, |a, b| {
+            let found = tree.identify_with_rank(kernel.looks(n), reference(n), *guess, |a, b| {
                 Ok(kernel.kcmp(a, b))
             });
             sightings.push(found.unwrap());
             let calls = tree.counters().kcmp_calls - calls_before;
-            let limit = if right { 1 } else { bound(known) + 1 };
-            prop_assert!(calls <= limit as u64, "{} calls, limit {}", calls, limit);
+            prop_assert!(calls <= 2 * bound(known) as u64 + 2, "{} calls among {}", calls, known);
             check_invariants(&tree, &kernel);
         }
         prop_assert_eq!(check_partition(&kernel, &sightings), Ok(()));
+    }
+
+    /// With the ranks of an earlier tree, a known object costs one question, and a new one that
+    /// comes in their order costs one, too.
+    #[test]
+    fn right_ranks_make_it_cheap(kernel in kernels(), shuffled in any::<bool>()) {
+        let (earlier, known) = identify_all(&kernel, |n| kernel.looks(n));
+        let ranks = earlier.ranks();
+        let rank = |n: usize| ranks[&known[n].id()];
+        let mut order: Vec<usize> = (0..kernel.object_of.len()).collect();
+        if !shuffled {
+            order.sort_by_key(|n| rank(*n));
+        }
+        let mut tree = tree();
+        for n in order {
+            let before = tree.counters().kcmp_calls;
+            let found = tree.identify_with_rank(kernel.looks(n), reference(n), rank(n), |a, b| {
+                Ok(kernel.kcmp(a, b))
+            });
+            let most = match found.unwrap() {
+                Sighting::First(_) if shuffled => 2,
+                _ => 1,
+            };
+            let calls = tree.counters().kcmp_calls - before;
+            prop_assert!(calls <= most, "{} calls", calls);
+            check_invariants(&tree, &kernel);
+        }
     }
 
     /// A comparison that fails at any point is passed on, and nothing has happened.
@@ -303,15 +326,6 @@ fn ids_outside_the_tree_come_from_the_same_series() {
     assert_eq!(tree.reference(id(3)), Some(reference(1)));
     assert_eq!(tree.reference(id(4)), None);
     assert_eq!(tree.counters().new, 2);
-}
-
-#[test]
-fn a_hint_that_looks_different_costs_nothing() {
-    let mut tree = tree();
-    let never = |_, _| panic!("asked although the looks differ");
-    let first = tree.identify("eventfd", reference(0), never).unwrap().id();
-    let second = tree.identify_with_hint("pipe", reference(1), Some(first), never);
-    assert!(matches!(second, Ok(Sighting::First(_))));
 }
 
 #[test]
