@@ -46,7 +46,12 @@ impl LookAhead {
                 for thread in proc_dir.numbers("task").unwrap_or_default() {
                     let text = proc_dir.read(&format!("task/{thread}/children"));
                     let children = parse_children(&text.unwrap_or_default());
-                    next.extend(children.unwrap_or_default().into_iter().map(|child| (child, Some(pid))));
+                    next.extend(
+                        children
+                            .unwrap_or_default()
+                            .into_iter()
+                            .map(|child| (child, Some(pid))),
+                    );
                 }
                 let inherited = parent.and_then(|parent| Some((parent, tables.get(&parent)?)));
                 let table = TableAhead::of(pid, &proc_dir, inherited, &mut left);

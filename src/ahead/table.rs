@@ -59,7 +59,10 @@ impl TableAhead {
             })
         };
         let own = parallel::chunks(&fds, |_, fds| {
-            fds.iter().copied().filter(|fd| !inherited(*fd)).collect::<Vec<_>>()
+            fds.iter()
+                .copied()
+                .filter(|fd| !inherited(*fd))
+                .collect::<Vec<_>>()
         });
         let mut own = own.concat();
         own.truncate(*left);

@@ -703,7 +703,10 @@ impl Collector<'_> {
             proc_dir,
             inherited: inherited.map(|table| &table.object),
             close_on_exec,
-            ahead: self.ahead.table(process.pid).filter(|_| holder == process.pid.leader()),
+            ahead: self
+                .ahead
+                .table(process.pid)
+                .filter(|_| holder == process.pid.leader()),
         };
         let object = self
             .collection

@@ -152,21 +152,19 @@ impl FileTree {
         expected: Expected,
     ) -> Result<Sighting> {
         let mut answered = expected.answered;
-        let sighting = self.tree.identify_with_rank(
-            fingerprint,
-            (task, fd),
-            expected.rank,
-            |known, new| match answered {
-                Some((neighbour, order)) if known == (task, neighbour) => {
-                    answered = None;
-                    Ok(order)
-                }
-                _ => ask_file(known, new),
-            },
-        );
+        let sighting =
+            self.tree
+                .identify_with_rank(fingerprint, (task, fd), expected.rank, |known, new| {
+                    match answered {
+                        Some((neighbour, order)) if known == (task, neighbour) => {
+                            answered = None;
+                            Ok(order)
+                        }
+                        _ => ask_file(known, new),
+                    }
+                });
         // A question that was asked for nothing was asked all the same.
-        self.tree
-            .asked_elsewhere(0, u64::from(answered.is_some()));
+        self.tree.asked_elsewhere(0, u64::from(answered.is_some()));
         sighting
     }
 

@@ -247,9 +247,7 @@ fn descriptors_of_one_file_have_one_id() {
 
     drop(copy);
     let closed = Fd(1_000_000);
-    let error = tree
-        .identify(own_tid(), closed, fingerprint)
-        .unwrap_err();
+    let error = tree.identify(own_tid(), closed, fingerprint).unwrap_err();
     let text = error.to_string();
     let tid = own_tid();
     assert!(text.starts_with(&format!("kcmp FILE {tid}:")), "{text}");

@@ -313,7 +313,11 @@ impl<F: Ord, R: Copy + Into<Target>> Tree<F, R> {
                     },
                     Some(Ordering::Equal) => {
                         let same = self.ask(slot, reference, compare)? == Ordering::Equal;
-                        return Ok(if same { Found::At(slot) } else { Found::Unknown });
+                        return Ok(if same {
+                            Found::At(slot)
+                        } else {
+                            Found::Unknown
+                        });
                     }
                     Some(Ordering::Less) => {
                         below = Some(slot);
@@ -362,7 +366,8 @@ impl<F: Ord, R: Copy + Into<Target>> Tree<F, R> {
         places
             .map(|(place, slot)| {
                 let before = place.checked_sub(1).and_then(|place| in_order.get(place));
-                let ranked = alike(before, Some(slot)) || alike(Some(slot), in_order.get(place + 1));
+                let ranked =
+                    alike(before, Some(slot)) || alike(Some(slot), in_order.get(place + 1));
                 let rank = u32::try_from(place).ok().filter(|_| ranked);
                 (self.node(*slot).id, rank)
             })

@@ -145,8 +145,8 @@ fn look_at_some(
                 look.expected.rank = rank;
                 if let (Some(_), Some((Some(_), neighbour))) = (rank, before) {
                     let resource = Resource::File(neighbour, fd);
-                    let order = kcmp(owner.tid, owner.tid, resource)
-                        .on(resource.op(), (owner.tid, fd))?;
+                    let order =
+                        kcmp(owner.tid, owner.tid, resource).on(resource.op(), (owner.tid, fd))?;
                     look.expected.answered = Some((neighbour, order));
                 }
                 Look::Other(Box::new(look))
@@ -173,9 +173,9 @@ impl<'a> Looker<'a> {
         let name = || format!("fdinfo/{fd}");
         let filled = match self.owner.known_ahead(fd) {
             Some(known) => {
-                let now = known.fdinfo_now(&mut self.text).map_err(|error| {
-                    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
-                });
+                let now = known
+                    .fdinfo_now(&mut self.text)
+                    .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)));
                 match now.on("read", proc_dir.path_of(&name()).as_path())? {
                     FdinfoNow::Unchanged(fdinfo) => return Ok(fdinfo.clone()),
                     FdinfoNow::Changed(filled) => filled,
@@ -196,7 +196,10 @@ impl<'a> Looker<'a> {
             Some(self.file(fd, &fdinfo)?)
         };
         let needs_duplicate = file.as_ref().is_some_and(|file| {
-            matches!(file.stat.st_mode & libc::S_IFMT, libc::S_IFSOCK | libc::S_IFIFO)
+            matches!(
+                file.stat.st_mode & libc::S_IFMT,
+                libc::S_IFSOCK | libc::S_IFIFO
+            )
         });
         let owner = if fdinfo.flags & libc::O_PATH.cast_unsigned() != 0 {
             Some(Owner::default())

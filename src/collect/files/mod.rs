@@ -234,9 +234,9 @@ impl Files {
             close_on_exec: fdinfo.flags & libc::O_CLOEXEC.cast_unsigned() != 0,
         };
         // Without a look at the link it is an eventfd, and fdinfo has told all.
-        let link = looked
-            .as_ref()
-            .map_or(kinds::EVENTFD_LINK, |looked| looked.link.as_os_str().as_bytes());
+        let link = looked.as_ref().map_or(kinds::EVENTFD_LINK, |looked| {
+            looked.link.as_os_str().as_bytes()
+        });
         let inode = looked
             .as_ref()
             .map_or((0, fdinfo.inode.unwrap_or(0)), |looked| {
@@ -280,9 +280,7 @@ impl Files {
         };
         let told = match told {
             Some(owner) => owner,
-            None => {
-                fcntl::owner(duplicate()?.as_fd()).on("fcntl GETOWN_EX", (owner.tid, fd))?
-            }
+            None => fcntl::owner(duplicate()?.as_fd()).on("fcntl GETOWN_EX", (owner.tid, fd))?,
         };
         if matches!(kind, FileKind::Epoll { .. }) {
             epolls.push((self.open.len(), fd, fdinfo.extras.clone()));
