@@ -10,7 +10,7 @@
 
 mod table;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 pub use table::{AheadFd, FdinfoNow, TableAhead};
 
@@ -29,46 +29,37 @@ impl LookAhead {
     /// Looks at everything below `root`.
     #[must_use]
     pub fn of(root: Pid) -> Self {
-        /// Descriptors of our own that may be used for it, at most half of what we may have.
-        const MOST_DESCRIPTORS: usize = 65_536;
+        /// Descriptors of our own that the dump itself needs, and for each process.
+        const KEPT: usize = 1024;
+        const KEPT_FOR_EACH: usize = 8;
+        /// The kernel keeps a page for each open fdinfo.
+        const MOST: usize = 65_536;
+        let processes = processes_below(root);
         let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
-        let half = limit.map_or(0, |(soft, _)| usize::try_from(soft / 2).unwrap_or(0));
-        let mut left = half.min(MOST_DESCRIPTORS);
-        let mut tables: HashMap<Pid, TableAhead> = HashMap::new();
+        let limit = limit.map_or(0, |(soft, _)| usize::try_from(soft).unwrap_or(MOST));
+        let mut left = limit
+            .saturating_sub(KEPT + KEPT_FOR_EACH * processes.len())
+            .min(MOST);
+        let mut tables: HashMap<Pid, TableAhead> = HashMap::with_capacity(processes.len());
         let mut files = FileTree::new();
-        let mut level = vec![(root, None)];
-        while !level.is_empty() {
-            let mut next = Vec::new();
-            for (pid, parent) in level {
-                let Ok(proc_dir) = ProcDir::open(pid) else {
-                    continue;
-                };
-                for thread in proc_dir.numbers("task").unwrap_or_default() {
-                    let text = proc_dir.read(&format!("task/{thread}/children"));
-                    let children = parse_children(&text.unwrap_or_default());
-                    next.extend(
-                        children
-                            .unwrap_or_default()
-                            .into_iter()
-                            .map(|child| (child, Some(pid))),
-                    );
-                }
-                let inherited = parent.and_then(|parent| Some((parent, tables.get(&parent)?)));
-                let table = TableAhead::of(pid, &proc_dir, inherited, &mut left);
-                if tables.contains_key(&pid) {
-                    continue;
-                }
-                let mut table = table.unwrap_or_default();
-                table.identify(pid, &mut files);
-                tables.insert(pid, table);
+        for (pid, parent, proc_dir) in &processes {
+            let inherited = parent.and_then(|parent| Some((parent, tables.get(&parent)?)));
+            if let Some(mut table) = TableAhead::of(*pid, proc_dir, inherited, &mut left) {
+                table.identify(*pid, &mut files);
+                tables.insert(*pid, table);
             }
-            level = next;
         }
         let ranks = files.ranks();
         for table in tables.values_mut() {
             table.rank(&ranks);
         }
         Self { tables }
+    }
+
+    /// Whether nothing was looked at.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.tables.is_empty()
     }
 
     /// The descriptor table of a process.
@@ -84,4 +75,25 @@ impl LookAhead {
         let fds = self.tables.get(&pid)?.descriptors();
         (fds.len() == count).then_some(fds)
     }
+}
+
+/// The processes of a tree, each once, parents first.
+fn processes_below(root: Pid) -> Vec<(Pid, Option<Pid>, ProcDir)> {
+    let mut known = HashSet::from([root]);
+    let mut found: Vec<(Pid, Option<Pid>, ProcDir)> = Vec::new();
+    found.extend(ProcDir::open(root).ok().map(|dir| (root, None, dir)));
+    let mut next = 0;
+    while let Some((pid, _, proc_dir)) = found.get(next) {
+        let pid = *pid;
+        let mut children = Vec::new();
+        for thread in proc_dir.numbers("task").unwrap_or_default() {
+            let text = proc_dir.read(&format!("task/{thread}/children"));
+            children.extend(parse_children(&text.unwrap_or_default()).unwrap_or_default());
+        }
+        for child in children.into_iter().filter(|child| known.insert(*child)) {
+            found.extend(ProcDir::open(child).ok().map(|dir| (child, Some(pid), dir)));
+        }
+        next += 1;
+    }
+    found
 }

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::fcntl::OFlag;
-use nix::sys::stat::FileStat;
+use nix::sys::stat::{FileStat, major};
 
 use crate::collect::files::descriptors;
 use crate::collect::parallel;
@@ -30,8 +31,9 @@ pub struct TableAhead {
 #[derive(Debug)]
 pub struct AheadFd {
     fd: Fd,
-    /// Its fdinfo, open: it tells of whatever is open under this number when it is read.
-    fdinfo_file: File,
+    /// Its fdinfo, open: it tells of whatever is open under this number when it is read. Not
+    /// for a file of which a duplicate tells everything.
+    fdinfo_file: Option<File>,
     text: Box<[u8]>,
     fdinfo: Fdinfo,
     /// The text of its link.
@@ -64,15 +66,19 @@ impl TableAhead {
                 .filter(|fd| !inherited(*fd))
                 .collect::<Vec<_>>()
         });
-        let mut own = own.concat();
-        own.truncate(*left);
+        let own = own.concat();
+        let left_now = AtomicUsize::new(*left);
         let known = parallel::chunks(&own, |_, fds| {
-            let looks = fds.iter().filter_map(|fd| AheadFd::of(proc_dir, *fd));
+            let looks = fds
+                .iter()
+                .filter_map(|fd| AheadFd::of(proc_dir, *fd, &left_now));
             looks.collect::<Vec<_>>()
         });
-        let known: Vec<AheadFd> = known.into_iter().flatten().collect();
-        *left = left.saturating_sub(known.len());
-        Some(Self { fds, known })
+        *left = left_now.into_inner();
+        Some(Self {
+            fds,
+            known: known.into_iter().flatten().collect(),
+        })
     }
 
     /// Sorts the open files of this table in among those of others.
@@ -112,21 +118,30 @@ impl TableAhead {
 }
 
 impl AheadFd {
-    fn of(proc_dir: &ProcDir, fd: Fd) -> Option<Self> {
+    fn of(proc_dir: &ProcDir, fd: Fd, left: &AtomicUsize) -> Option<Self> {
         let fdinfo_file = proc_dir
             .open_file(&format!("fdinfo/{fd}"), OFlag::O_RDONLY)
             .ok()?;
         let mut text = Vec::new();
         let filled = read_whole(&fdinfo_file, &mut text).ok()?;
         text.truncate(filled);
-        let link = format!("fd/{fd}");
+        let fdinfo = parse_fdinfo(&text).ok()?;
+        let name = format!("fd/{fd}");
+        let (link, stat) = (proc_dir.read_link(&name).ok()?, proc_dir.stat(&name).ok()?);
+        let fdinfo_file = (!is_told_by_duplicate(&link, &stat)
+            && left
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                    left.checked_sub(1)
+                })
+                .is_ok())
+        .then_some(fdinfo_file);
         Some(Self {
             fd,
-            fdinfo: parse_fdinfo(&text).ok()?,
+            fdinfo,
             fdinfo_file,
             text: text.into_boxed_slice(),
-            link: proc_dir.read_link(&link).ok()?,
-            stat: proc_dir.stat(&link).ok()?,
+            link,
+            stat,
             id: None,
             rank: None,
         })
@@ -139,17 +154,33 @@ impl AheadFd {
         self.rank
     }
 
-    /// The descriptor's fdinfo as it is now. The buffer is there to be used again.
+    /// Whether fdinfo is open, so that reading it is cheap.
+    #[must_use]
+    pub fn has_fdinfo(&self) -> bool {
+        self.fdinfo_file.is_some()
+    }
+
+    /// Whether the descriptor leads to a file of which a duplicate tells everything.
+    #[must_use]
+    pub fn is_told_by_duplicate(&self) -> bool {
+        is_told_by_duplicate(&self.link, &self.stat)
+    }
+
+    /// The descriptor's fdinfo as it is now. The buffer is there to be used again. `None` if it
+    /// is not open.
     ///
     /// # Errors
     /// `ENOENT` the number is not open any more.
-    pub fn fdinfo_now(&self, buffer: &mut Vec<u8>) -> std::io::Result<FdinfoNow<'_>> {
-        let filled = read_whole(&self.fdinfo_file, buffer)?;
-        if buffer[..filled] == *self.text {
-            Ok(FdinfoNow::Unchanged(&self.fdinfo))
+    pub fn fdinfo_now(&self, buffer: &mut Vec<u8>) -> std::io::Result<Option<FdinfoNow<'_>>> {
+        let Some(file) = &self.fdinfo_file else {
+            return Ok(None);
+        };
+        let filled = read_whole(file, buffer)?;
+        Ok(Some(if buffer[..filled] == *self.text {
+            FdinfoNow::Unchanged(&self.fdinfo)
         } else {
-            Ok(FdinfoNow::Changed(filled))
-        }
+            FdinfoNow::Changed(filled)
+        }))
     }
 
     /// Whether a descriptor with this fdinfo may be the one that was seen: same mount, inode
@@ -175,6 +206,20 @@ pub enum FdinfoNow<'a> {
     Unchanged(&'a Fdinfo),
     /// Something else: so many bytes of the buffer.
     Changed(usize),
+}
+
+/// Files and folders of disks, pipes and sockets: fdinfo says no more of them than `fstat` and
+/// `fcntl` of a duplicate, but for locks.
+fn is_told_by_duplicate(link: &Path, stat: &FileStat) -> bool {
+    let link = link.as_os_str().as_bytes();
+    match stat.st_mode & libc::S_IFMT {
+        // Where a file is, is asked by lseek, which is more than a question to some devices
+        // and file systems without a disk.
+        libc::S_IFREG | libc::S_IFDIR => major(stat.st_dev) != 0,
+        libc::S_IFIFO => link.starts_with(b"pipe:["),
+        libc::S_IFSOCK => link.starts_with(b"socket:["),
+        _ => false,
+    }
 }
 
 /// Eventfd, signalfd, timerfd, epoll that waits for something.

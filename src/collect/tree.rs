@@ -31,6 +31,7 @@ use crate::kcmp::{
 use crate::options::SocketChoices;
 use crate::proc::ProcDir;
 use crate::proc::auxv::parse_auxv;
+use crate::proc::locks::LockedInodes;
 use crate::proc::maps::{Mapping, parse_maps};
 use crate::proc::memory::TaskMemory;
 use crate::proc::smaps::parse_smaps;
@@ -114,6 +115,7 @@ pub fn collect(
     let mut collector = Collector {
         snapshots,
         ahead,
+        locked: (!ahead.is_empty()).then(LockedInodes::read).flatten(),
         take_in_orphans: HashSet::new(),
         own: OwnNamespaces::read()?,
         deadline,
@@ -168,6 +170,8 @@ const WORTH_A_SNAPSHOT_KIB: u64 = 1024;
 struct Collector<'a> {
     /// What was seen before the freeze.
     ahead: &'a LookAhead,
+    /// What is locked, if descriptors were looked at ahead.
+    locked: Option<LockedInodes>,
     /// Whether the tree will run on before its memory is written.
     snapshots: bool,
     /// Processes that become the parents of their descendants' orphans.
@@ -187,8 +191,10 @@ struct Arrived {
     site: Site,
     sightings: TaskSightings,
     threads: Vec<ArrivedThread>,
-    /// Descriptors that may be inherited; empty where asking about them does not pay.
-    inherited_fds: Vec<Fd>,
+    /// Its descriptors, ascending: listed, or as many before the freeze.
+    fds: Vec<Fd>,
+    /// Those of which it is asked whether exec closes them.
+    asked_fds: Vec<Fd>,
 }
 
 /// The questions put to a process: the keys to its answers.
@@ -202,9 +208,18 @@ struct Asked {
 /// A process that has answered what only it can.
 struct Answered {
     living: Living,
-    /// Its descriptors, and whether exec closes each; empty if it was not asked.
+    /// Descriptors, and whether exec closes each.
     close_on_exec: Vec<(Fd, bool)>,
+    /// All its descriptors have turned out to be others than before the freeze.
+    has_other_fds: bool,
     snapshot: Option<Snapshot>,
+}
+
+/// What is known of a descriptor table before it is looked at.
+#[derive(Clone, Copy, Default)]
+struct KnownDescriptors<'a> {
+    fds: Option<&'a [Fd]>,
+    close_on_exec: Option<&'a [(Fd, bool)]>,
 }
 
 struct ArrivedThread {
@@ -297,16 +312,29 @@ impl Collector<'_> {
                 private,
             });
         }
-        let pays = process.parent.is_some()
-            && matches!(sightings.files, Sighting::First(_))
-            && fds.len() <= MOST_DESCRIPTOR_QUESTIONS;
+        // Asking does not pay where fdinfo has to be read anyway.
+        let ahead = self.ahead.table(process.pid);
+        let told_elsewhere = |fd: &Fd| match ahead {
+            Some(table) => table
+                .get(*fd)
+                .is_some_and(|known| !known.is_told_by_duplicate()),
+            None => process.parent.is_none(),
+        };
+        let mut asked_fds = Vec::new();
+        if matches!(sightings.files, Sighting::First(_)) {
+            asked_fds.extend(fds.iter().copied().filter(|fd| !told_elsewhere(fd)));
+        }
+        if asked_fds.len() > MOST_DESCRIPTOR_QUESTIONS {
+            asked_fds.clear();
+        }
         Ok(Arrived {
             memory,
             mappings,
             site,
             sightings,
             threads,
-            inherited_fds: if pays { fds } else { Vec::new() },
+            fds,
+            asked_fds,
         })
     }
 
@@ -392,9 +420,11 @@ impl Collector<'_> {
         let Answered {
             living,
             close_on_exec,
+            has_other_fds,
             snapshot,
         } = answered;
         let Arrived {
+            fds,
             memory,
             sightings,
             threads,
@@ -414,8 +444,11 @@ impl Collector<'_> {
             }
         }
         self.filesystem(sightings.fs, leader, proc_dir, &living.status)?;
-        let close_on_exec = (!close_on_exec.is_empty()).then_some(close_on_exec.as_slice());
-        self.table(process, sightings.files, leader, proc_dir, close_on_exec)?;
+        let known = KnownDescriptors {
+            fds: (!has_other_fds).then_some(fds.as_slice()),
+            close_on_exec: Some(close_on_exec.as_slice()),
+        };
+        self.table(process, sightings.files, leader, proc_dir, known)?;
         let mut private_threads = Vec::new();
         for (arrived, thread) in threads.into_iter().zip(&living.threads) {
             let Some(sightings) = arrived.private else {
@@ -425,7 +458,13 @@ impl Collector<'_> {
             let proc_dir = ProcDir::open_thread(process.pid, tid)?;
             private_threads.push((tid, sightings.ids()));
             self.filesystem(sightings.fs, tid, &proc_dir, &thread.status)?;
-            self.table(process, sightings.files, tid, &proc_dir, None)?;
+            self.table(
+                process,
+                sightings.files,
+                tid,
+                &proc_dir,
+                KnownDescriptors::default(),
+            )?;
         }
         self.collection.tasks.push(CollectedTask {
             task: Task {
@@ -519,7 +558,7 @@ impl Collector<'_> {
         }
         let leader = &arrived.threads[0];
         let task = task::questions(process, &leader.status, &mut batches[0])?;
-        let descriptors = task::descriptor_questions(&arrived.inherited_fds, &mut batches[0]);
+        let descriptors = task::descriptor_questions(&arrived.asked_fds, &mut batches[0]);
         let snapshot = self
             .wants_snapshot(arrived)
             .then(|| SnapshotCalls::add_to(&mut batches[0]));
@@ -583,6 +622,7 @@ impl Collector<'_> {
         let leader_status = arrived.threads[0].status.clone();
         let living = Living::collect(process, leader_status, threads, asked.task, &answers[0])?;
         let mut close_on_exec = Vec::with_capacity(asked.descriptors.len());
+        let mut has_other_fds = false;
         for (fd, call) in asked.descriptors {
             match answers[0].value(call) {
                 Ok(flags) => {
@@ -590,8 +630,7 @@ impl Collector<'_> {
                 }
                 Err(Errno::EBADF) => {
                     // Closed since the look ahead, and another one opened: list them again.
-                    close_on_exec.clear();
-                    break;
+                    has_other_fds = true;
                 }
                 other => {
                     other.on("fcntl GETFD inside", (process.pid.leader(), fd))?;
@@ -604,6 +643,7 @@ impl Collector<'_> {
         Ok(Answered {
             living,
             close_on_exec,
+            has_other_fds,
             snapshot,
         })
     }
@@ -686,7 +726,7 @@ impl Collector<'_> {
         sighting: Sighting,
         holder: Tid,
         proc_dir: &ProcDir,
-        close_on_exec: Option<&[(Fd, bool)]>,
+        known: KnownDescriptors<'_>,
     ) -> Result<()> {
         let Sighting::First(claim) = sighting else {
             return Ok(());
@@ -702,7 +742,9 @@ impl Collector<'_> {
             pid: process.pid,
             proc_dir,
             inherited: inherited.map(|table| &table.object),
-            close_on_exec,
+            fds: known.fds,
+            close_on_exec: known.close_on_exec,
+            locked: self.locked.as_ref(),
             ahead: self
                 .ahead
                 .table(process.pid)

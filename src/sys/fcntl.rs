@@ -53,6 +53,16 @@ pub fn owner(file: BorrowedFd<'_>) -> Result<Owner, Errno> {
     })
 }
 
+/// `F_GETFL`: the flags of an open file, as fdinfo shows them but for close-on-exec.
+///
+/// # Errors
+/// `EBADF` not open.
+pub fn status_flags(file: BorrowedFd<'_>) -> Result<u32, Errno> {
+    // SAFETY: takes no pointer.
+    let flags = Errno::result(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) })?;
+    Ok(flags.cast_unsigned())
+}
+
 /// `F_GETPIPE_SZ`: the room of a pipe, in bytes.
 ///
 /// # Errors

@@ -14,6 +14,7 @@ pub mod pidfd;
 pub mod ptrace;
 pub mod sched;
 pub mod socket;
+pub mod stat;
 pub mod stub;
 pub mod tcp;
 pub mod xstate;

@@ -78,7 +78,9 @@ impl Files {
                 pid: own,
                 proc_dir: &proc_dir,
                 inherited: None,
+                fds: None,
                 close_on_exec: None,
+                locked: None,
                 ahead: None,
             };
             let mut rights = Vec::with_capacity(fds.len());

@@ -35,6 +35,7 @@ use crate::kcmp::{Claim, FileFingerprint, FileLooks, FileTree, Sighting};
 use crate::options::SocketChoices;
 use crate::proc::ProcDir;
 use crate::proc::fdinfo::{Extras, Fdinfo};
+use crate::proc::locks::LockedInodes;
 use crate::proc::smaps::{VmFlag, Vma};
 use crate::sys::fcntl::{self, Owner};
 use crate::sys::kcmp::{EpollSlot, Order, Resource, kcmp};
@@ -96,8 +97,12 @@ pub struct TableOwner<'a> {
     pub proc_dir: &'a ProcDir,
     /// The table of its parent, whose descriptors it may have inherited.
     pub inherited: Option<&'a DescriptorTable>,
-    /// Its descriptors, ascending, and whether exec closes each, if it was asked for that.
+    /// Its descriptors, ascending, if they were listed, or were as many before the freeze.
+    pub fds: Option<&'a [Fd]>,
+    /// Those of which it was asked whether exec closes them, ascending, and the answers.
     pub close_on_exec: Option<&'a [(Fd, bool)]>,
+    /// Inodes that anybody has locked, if all of them are known.
+    pub locked: Option<&'a LockedInodes>,
     /// What was seen of it before the freeze.
     pub ahead: Option<&'a TableAhead>,
 }
@@ -601,16 +606,10 @@ impl Files {
 
 /// Looks at all descriptors of a table.
 fn look_at_all(owner: TableOwner<'_>, pidfd: BorrowedFd<'_>, tree: &FileTree) -> Result<Looks> {
-    if let Some(known) = owner.close_on_exec {
-        let fds: Vec<Fd> = known.iter().map(|(fd, _)| *fd).collect();
-        return look_at(owner, pidfd, &fds, tree);
-    }
-    if let Some(ahead) = owner.ahead
-        && Some(ahead.descriptors().len()) == count_descriptors(owner.proc_dir)?
-    {
-        // As many as before the freeze. Whether they are the same ones shows in that each of
-        // them is open: every look asks the kernel about its number.
-        match look_at(owner, pidfd, ahead.descriptors(), tree) {
+    if let Some(fds) = owner.fds {
+        // They may be as many as before the freeze and still others. That each of them is open
+        // proves that they are the same: every look asks the kernel about its number.
+        match look_at(owner, pidfd, fds, tree) {
             Err(Error::Syscall {
                 errno: Errno::ENOENT | Errno::EBADF,
                 ..

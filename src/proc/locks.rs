@@ -1,0 +1,95 @@
+//! `/proc/locks`: every file lock and lease of the system.
+
+use std::collections::HashSet;
+
+use nix::sys::stat::makedev;
+
+use super::text::ParseError;
+
+/// The inodes that have a lock or lease.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LockedInodes {
+    inodes: HashSet<(u64, u64)>,
+}
+
+impl LockedInodes {
+    /// All of the system; `None` where they are not all shown, which is so in a pid namespace:
+    /// the list leaves out what belongs to a process that has ended there, or lives elsewhere.
+    #[must_use]
+    pub fn read() -> Option<Self> {
+        /// The inode of the first pid namespace, `PROC_PID_INIT_INO`.
+        const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
+        let namespace = std::fs::read_link("/proc/self/ns/pid").ok()?;
+        if namespace.as_os_str() != FIRST_PID_NAMESPACE {
+            return None;
+        }
+        parse_locks(&std::fs::read("/proc/locks").ok()?).ok()
+    }
+
+    /// Whether there is a lock on this inode.
+    #[must_use]
+    pub fn contains(&self, device: u64, inode: u64) -> bool {
+        self.inodes.contains(&(device, inode))
+    }
+}
+
+/// Parses `/proc/locks`.
+///
+/// # Errors
+/// A line that does not say which inode is locked.
+///
+/// # Sources
+/// proc_locks(5); fs/locks.c, `lock_get_status`.
+pub fn parse_locks(text: &[u8]) -> Result<LockedInodes, ParseError> {
+    let mut inodes = HashSet::new();
+    for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
+        if line.is_empty() {
+            continue;
+        }
+        let mut words = line.split(|byte| *byte == b' ');
+        let inode = words.find_map(|word| {
+            let mut parts = std::str::from_utf8(word).ok()?.split(':');
+            let (major, minor) = (parts.next()?, parts.next()?);
+            let inode = parts.next()?.parse().ok()?;
+            let number = |hex| u64::from_str_radix(hex, 16).ok();
+            Some((makedev(number(major)?, number(minor)?), inode))
+        });
+        let missing = || ParseError::new(index + 1, "MAJOR:MINOR:INODE", line);
+        inodes.insert(inode.ok_or_else(missing)?);
+    }
+    Ok(LockedInodes { inodes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn held_and_awaited_locks_are_found() {
+        let text = b"1: POSIX  ADVISORY  WRITE 3548 fe:00:4588 0 EOF\n\
+            1: -> POSIX  ADVISORY  WRITE 3549 fe:00:4588 0 EOF\n\
+            2: FLOCK  ADVISORY  READ  -1 00:1f:77 0 EOF\n\
+            3: LEASE  ACTIVE    READ  12 103:02:9 0 EOF\n";
+        let locks = parse_locks(text).unwrap();
+        for (major, minor, inode) in [(0xfe, 0, 4588), (0, 0x1f, 77), (0x103, 2, 9)] {
+            assert!(locks.contains(makedev(major, minor), inode));
+        }
+        assert!(!locks.contains(makedev(0xfe, 0), 77));
+        assert!(parse_locks(b"1: POSIX  ADVISORY  WRITE 3 <none>:0 0 EOF\n").is_err());
+        assert_eq!(parse_locks(b""), Ok(LockedInodes::default()));
+    }
+
+    #[test]
+    fn a_lock_taken_here_is_seen() {
+        let file = tempfile::tempfile().unwrap();
+        let Some(before) = LockedInodes::read() else {
+            // Tests run as root of a container that has processes of its own.
+            return;
+        };
+        let stat = nix::sys::stat::fstat(&file).unwrap();
+        assert!(!before.contains(stat.st_dev, stat.st_ino));
+        file.lock().unwrap();
+        let after = LockedInodes::read().unwrap();
+        assert!(after.contains(stat.st_dev, stat.st_ino));
+    }
+}
