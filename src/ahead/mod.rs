@@ -18,11 +18,15 @@ use crate::ids::{Fd, Pid};
 use crate::kcmp::FileTree;
 use crate::proc::ProcDir;
 use crate::proc::children::parse_children;
+use crate::proc::locks::LockedInodes;
+use crate::sys::kcmp::{Order, Resource, kcmp};
+use table::{Countdown, Room};
 
 /// What was seen of a tree before the freeze.
 #[derive(Debug, Default)]
 pub struct LookAhead {
     tables: HashMap<Pid, TableAhead>,
+    uses_duplicates: bool,
 }
 
 impl LookAhead {
@@ -34,17 +38,21 @@ impl LookAhead {
         const KEPT_FOR_EACH: usize = 8;
         /// The kernel keeps a page for each open fdinfo.
         const MOST: usize = 65_536;
+        /// Up to here, the list of all locks costs more than it saves.
+        const FEW: usize = 1000;
         let processes = processes_below(root);
         let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
         let limit = limit.map_or(0, |(soft, _)| usize::try_from(soft).unwrap_or(MOST));
-        let mut left = limit
-            .saturating_sub(KEPT + KEPT_FOR_EACH * processes.len())
-            .min(MOST);
+        let left = limit.saturating_sub(KEPT + KEPT_FOR_EACH * processes.len());
+        let room = Room {
+            left: Countdown::from(left.min(MOST)),
+            few: Countdown::from(FEW),
+        };
         let mut tables: HashMap<Pid, TableAhead> = HashMap::with_capacity(processes.len());
         let mut files = FileTree::new();
         for (pid, parent, proc_dir) in &processes {
             let inherited = parent.and_then(|parent| Some((parent, tables.get(&parent)?)));
-            if let Some(mut table) = TableAhead::of(*pid, proc_dir, inherited, &mut left) {
+            if let Some(mut table) = TableAhead::of(*pid, proc_dir, inherited, &room) {
                 table.identify(*pid, &mut files);
                 tables.insert(*pid, table);
             }
@@ -53,13 +61,23 @@ impl LookAhead {
         for table in tables.values_mut() {
             table.rank(&ranks);
         }
-        Self { tables }
+        let uses_duplicates = room.few.is_used_up();
+        if uses_duplicates {
+            // The kernel lets nobody lock files while it lists locks. To get there takes it
+            // milliseconds, and no time at all if it was done just before.
+            let _ = LockedInodes::read();
+        }
+        Self {
+            tables,
+            uses_duplicates,
+        }
     }
 
-    /// Whether nothing was looked at.
+    /// Whether there are so many descriptors of which duplicates tell everything but locks,
+    /// that a list of all locks pays.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.tables.is_empty()
+    pub fn uses_duplicates(&self) -> bool {
+        self.uses_duplicates
     }
 
     /// The descriptor table of a process.
@@ -68,11 +86,32 @@ impl LookAhead {
         self.tables.get(&pid)
     }
 
-    /// The numbers of the open descriptors of a process, if there are `count` now and there
-    /// were as many. They are the same ones if each of them is found to be open.
+    /// The numbers of the open descriptors of a process, ascending, if there are `count` now
+    /// and there were about as many. They are the right ones if each of them is found to be
+    /// open.
     #[must_use]
-    pub fn descriptors(&self, pid: Pid, count: usize) -> Option<&[Fd]> {
-        let fds = self.tables.get(&pid)?.descriptors();
+    pub fn descriptors(&self, pid: Pid, count: usize) -> Option<Vec<Fd>> {
+        /// As many more are looked for where the kernel opens new ones: the lowest free numbers.
+        const MORE: usize = 4;
+        let mut fds = self.tables.get(&pid)?.descriptors().to_vec();
+        let more = count.checked_sub(fds.len()).filter(|more| *more <= MORE)?;
+        if more > 0 {
+            let mut next = 0;
+            let mut taken = fds.iter().peekable();
+            let mut free = std::iter::from_fn(|| {
+                while taken.next_if(|fd| fd.0 == next).is_some() {
+                    next += 1;
+                }
+                next += 1;
+                Some(Fd(next - 1))
+            });
+            let is_open = |fd: &Fd| {
+                kcmp(pid.leader(), pid.leader(), Resource::File(*fd, *fd)) == Ok(Order::Equal)
+            };
+            let new: Vec<Fd> = free.by_ref().take(2 * MORE).filter(is_open).collect();
+            fds.extend(new);
+            fds.sort_unstable();
+        }
         (fds.len() == count).then_some(fds)
     }
 }

@@ -27,6 +27,37 @@ pub struct TableAhead {
     known: Vec<AheadFd>,
 }
 
+/// What a look ahead may use, and how much it found.
+#[derive(Debug)]
+pub(super) struct Room {
+    /// Descriptors of our own that may be used.
+    pub(super) left: Countdown,
+    /// How many more descriptors that a duplicate tells of are still few.
+    pub(super) few: Countdown,
+}
+
+/// A number that is counted down by all threads.
+#[derive(Debug)]
+pub(super) struct Countdown(AtomicUsize);
+
+impl Countdown {
+    pub(super) fn from(count: usize) -> Self {
+        Self(AtomicUsize::new(count))
+    }
+
+    /// Takes one, if there is one left.
+    fn take(&self) -> bool {
+        let one_less = |left: usize| left.checked_sub(1);
+        self.0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less)
+            .is_ok()
+    }
+
+    pub(super) fn is_used_up(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
+    }
+}
+
 /// A descriptor before the freeze.
 #[derive(Debug)]
 pub struct AheadFd {
@@ -45,12 +76,12 @@ pub struct AheadFd {
 }
 
 impl TableAhead {
-    /// Reads a table, using up to `left` descriptors of our own.
+    /// Reads a table, within `room`.
     pub(super) fn of(
         pid: Pid,
         proc_dir: &ProcDir,
         parent: Option<(Pid, &TableAhead)>,
-        left: &mut usize,
+        room: &Room,
     ) -> Option<Self> {
         let fds = descriptors(proc_dir).ok()?;
         let inherited = |fd: Fd| {
@@ -67,14 +98,14 @@ impl TableAhead {
                 .collect::<Vec<_>>()
         });
         let own = own.concat();
-        let left_now = AtomicUsize::new(*left);
         let known = parallel::chunks(&own, |_, fds| {
-            let looks = fds
-                .iter()
-                .filter_map(|fd| AheadFd::of(proc_dir, *fd, &left_now));
+            let looks = fds.iter().filter_map(|fd| AheadFd::of(proc_dir, *fd, room));
             looks.collect::<Vec<_>>()
         });
-        *left = left_now.into_inner();
+        // What was open for a moment only is left out.
+        let mut fds = fds;
+        let now = descriptors(proc_dir).ok()?;
+        fds.retain(|fd| now.binary_search(fd).is_ok());
         Some(Self {
             fds,
             known: known.into_iter().flatten().collect(),
@@ -118,7 +149,7 @@ impl TableAhead {
 }
 
 impl AheadFd {
-    fn of(proc_dir: &ProcDir, fd: Fd, left: &AtomicUsize) -> Option<Self> {
+    fn of(proc_dir: &ProcDir, fd: Fd, room: &Room) -> Option<Self> {
         let fdinfo_file = proc_dir
             .open_file(&format!("fdinfo/{fd}"), OFlag::O_RDONLY)
             .ok()?;
@@ -128,13 +159,11 @@ impl AheadFd {
         let fdinfo = parse_fdinfo(&text).ok()?;
         let name = format!("fd/{fd}");
         let (link, stat) = (proc_dir.read_link(&name).ok()?, proc_dir.stat(&name).ok()?);
-        let fdinfo_file = (!is_told_by_duplicate(&link, &stat)
-            && left
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-                    left.checked_sub(1)
-                })
-                .is_ok())
-        .then_some(fdinfo_file);
+        let by_duplicate = is_told_by_duplicate(&link, &stat);
+        // The first ones may turn out to be the only ones.
+        let is_one_of_many = by_duplicate && !room.few.take();
+        let stays_open = !is_one_of_many && room.left.take();
+        let fdinfo_file = stays_open.then_some(fdinfo_file);
         Some(Self {
             fd,
             fdinfo,

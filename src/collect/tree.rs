@@ -115,7 +115,7 @@ pub fn collect(
     let mut collector = Collector {
         snapshots,
         ahead,
-        locked: (!ahead.is_empty()).then(LockedInodes::read).flatten(),
+        locked: ahead.uses_duplicates().then(LockedInodes::read).flatten(),
         take_in_orphans: HashSet::new(),
         own: OwnNamespaces::read()?,
         deadline,
@@ -170,7 +170,7 @@ const WORTH_A_SNAPSHOT_KIB: u64 = 1024;
 struct Collector<'a> {
     /// What was seen before the freeze.
     ahead: &'a LookAhead,
-    /// What is locked, if descriptors were looked at ahead.
+    /// What is locked, if duplicates are used.
     locked: Option<LockedInodes>,
     /// Whether the tree will run on before its memory is written.
     snapshots: bool,
@@ -272,7 +272,7 @@ impl Collector<'_> {
         let count = count_descriptors(proc_dir)?;
         let seen_ahead = count.and_then(|count| self.ahead.descriptors(process.pid, count));
         let fds = match seen_ahead {
-            Some(fds) => fds.to_vec(),
+            Some(fds) => fds,
             None => descriptors(proc_dir)?,
         };
         let fs = fs_looks(proc_dir, &leader_status)?;
