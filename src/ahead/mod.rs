@@ -8,10 +8,12 @@
 //! lock that it gives up must be free. What is held are files of `/proc`, which keep nothing
 //! alive, and are shown as of the moment they are read.
 
+mod space;
 mod table;
 
 use std::collections::{HashMap, HashSet};
 
+pub use space::SpaceAhead;
 pub use table::{AheadFd, FdinfoNow, TableAhead};
 
 use crate::ids::{Fd, Pid};
@@ -26,6 +28,7 @@ use table::{Countdown, Room};
 #[derive(Debug, Default)]
 pub struct LookAhead {
     tables: HashMap<Pid, TableAhead>,
+    spaces: HashMap<Pid, SpaceAhead>,
     uses_duplicates: bool,
 }
 
@@ -57,6 +60,11 @@ impl LookAhead {
                 tables.insert(*pid, table);
             }
         }
+        let spaces = processes.iter().filter_map(|(pid, _, proc_dir)| {
+            let space = SpaceAhead::of(proc_dir)?;
+            Some((*pid, space))
+        });
+        let spaces = spaces.collect();
         let ranks = files.ranks();
         for table in tables.values_mut() {
             table.rank(&ranks);
@@ -69,6 +77,7 @@ impl LookAhead {
         }
         Self {
             tables,
+            spaces,
             uses_duplicates,
         }
     }
@@ -78,6 +87,12 @@ impl LookAhead {
     #[must_use]
     pub fn uses_duplicates(&self) -> bool {
         self.uses_duplicates
+    }
+
+    /// The address space of a process, if it is large.
+    #[must_use]
+    pub fn space(&self, pid: Pid) -> Option<&SpaceAhead> {
+        self.spaces.get(&pid)
     }
 
     /// The descriptor table of a process.

@@ -12,7 +12,7 @@ use crate::hold::Snapshot;
 use crate::ids::{ObjectId, Tid};
 use crate::proc::ProcDir;
 use crate::proc::memory::TaskMemory;
-use crate::proc::smaps::{self, VmFlag};
+use crate::proc::smaps::{self, VmFlag, parse_smaps};
 use crate::proc::stat::Layout;
 use crate::sys::pagemap::{Categories, PageRegion, Query, scan};
 
@@ -118,6 +118,9 @@ pub struct AddressSpace {
     pub stack_pointer: u64,
     /// A copy of its memory, if one was made.
     pub snapshot: Option<Snapshot>,
+    /// Whether the flags of the mappings are those from before the freeze, which
+    /// [`AddressSpace::list_snapshot`] confirms.
+    pub flags_from_before: bool,
 }
 
 impl AddressSpace {
@@ -130,16 +133,60 @@ impl AddressSpace {
     /// Adds the pages that the snapshot holds.
     ///
     /// # Errors
-    /// Those of the scan.
+    /// Those of the scan; [`Error::Unsupported`] when flags of a mapping were changed just
+    /// before the freeze.
     pub fn list_snapshot(&mut self) -> Result<()> {
         let Some(snapshot) = &self.snapshot else {
             return Ok(());
         };
+        if self.flags_from_before {
+            self.confirm_flags(snapshot)?;
+        }
         let held: Vec<&Vma> = self.vmas.iter().filter(|vma| vma.is_forked()).collect();
         let tid = snapshot.pid().leader();
         let listed = list_pages(tid, snapshot.proc_dir(), &held, self.stack_pointer)?;
         self.pages.extend(listed);
         self.pages.sort_unstable_by_key(|run| run.start);
+        Ok(())
+    }
+}
+
+impl AddressSpace {
+    /// Compares the flags of the mappings with those of the snapshot.
+    fn confirm_flags(&self, snapshot: &Snapshot) -> Result<()> {
+        // What a fork does not inherit: locks, which were compared by their amount, and the
+        // mark that starts anew with it.
+        const NOT_INHERITED: [VmFlag; 3] = [VmFlag::Locked, VmFlag::LockOnFault, VmFlag::SoftDirty];
+        let proc_dir = snapshot.proc_dir();
+        let text = proc_dir.read("smaps")?;
+        let copied = parse_smaps(&text).map_err(|e| e.at(proc_dir.path_of("smaps")))?;
+        let lasting = |vma: &smaps::Vma| -> Vec<VmFlag> {
+            let flags = vma.flags.iter();
+            flags.filter(|flag| !NOT_INHERITED.contains(flag)).collect()
+        };
+        for vma in &self.vmas {
+            let start = vma.smap.mapping.start;
+            let place = copied.binary_search_by_key(&start, |copy| copy.mapping.start);
+            let same = match place {
+                Ok(place) => {
+                    let copy = &copied[place];
+                    copy.flags.unknown().is_empty() && lasting(copy) == lasting(&vma.smap)
+                }
+                Err(_) => vma.smap.flags.contains(VmFlag::DontCopy),
+            };
+            if !same {
+                let mapping = &vma.smap.mapping;
+                return Err(Error::unsupported(
+                    crate::error::Target::Memory(
+                        snapshot.pid().leader(),
+                        mapping.start,
+                        mapping.end,
+                    ),
+                    "memory whose flags (madvise) were changed just when the dump began",
+                    "run the dump again",
+                ));
+            }
+        }
         Ok(())
     }
 }

@@ -425,6 +425,7 @@ impl Collector<'_> {
         } = answered;
         let Arrived {
             fds,
+            mappings,
             memory,
             sightings,
             threads,
@@ -434,7 +435,8 @@ impl Collector<'_> {
         let proc_dir = &process.proc_dir;
 
         if let Sighting::First(claim) = sightings.vm {
-            let space = self.gather(|this| this.address_space(process, &living, snapshot))?;
+            let space =
+                self.gather(|this| this.address_space(process, &living, &mappings, snapshot))?;
             if let Some(object) = space {
                 self.collection.spaces.push(Owned {
                     claim,
@@ -663,12 +665,21 @@ impl Collector<'_> {
         &mut self,
         process: &Process,
         living: &Living,
+        mappings: &[Mapping],
         snapshot: Option<Snapshot>,
     ) -> Result<AddressSpace> {
         let proc_dir = &process.proc_dir;
         let tid = process.pid.leader();
-        let text = proc_dir.read("smaps")?;
-        let smaps = parse_smaps(&text).map_err(|e| e.at(proc_dir.path_of("smaps")))?;
+        let ahead = self.ahead.space(process.pid).filter(|_| snapshot.is_some());
+        let ahead = ahead.and_then(|space| space.vmas(mappings, living.status.locked_kib));
+        let flags_from_before = ahead.is_some();
+        let smaps = match ahead {
+            Some(vmas) => vmas.to_vec(),
+            None => {
+                let text = proc_dir.read("smaps")?;
+                parse_smaps(&text).map_err(|e| e.at(proc_dir.path_of("smaps")))?
+            }
+        };
         let (files, tree) = (
             &mut self.collection.files,
             &mut self.collection.identities.file,
@@ -686,6 +697,7 @@ impl Collector<'_> {
         Ok(AddressSpace {
             stack_pointer,
             snapshot,
+            flags_from_before,
             exe: files.path(tid, proc_dir, "exe", tree)?,
             auxv: parse_auxv(&auxv).map_err(|e| e.at(proc_dir.path_of("auxv")))?,
             pages,

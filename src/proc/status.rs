@@ -32,6 +32,8 @@ pub struct Status {
     pub huge_pages_allowed: Option<bool>,
     /// Private memory in frames and in swap, in KiB.
     pub private_kib: u64,
+    /// Locked into memory (`mlock`), in KiB.
+    pub locked_kib: u64,
     /// Threads of the process.
     pub threads: u32,
     /// Signals pending for this thread.
@@ -129,6 +131,7 @@ struct Found {
     is_kernel_thread: Option<bool>,
     huge_pages_allowed: Option<bool>,
     private_kib: u64,
+    locked_kib: u64,
     threads: Option<u32>,
     signals_pending: Option<u64>,
     signals_shared_pending: Option<u64>,
@@ -161,6 +164,10 @@ impl Found {
             b"THP_enabled" => self.huge_pages_allowed = Some(flag(line)?),
             b"RssAnon" | b"VmSwap" => {
                 self.private_kib += line.unsigned::<u64>("a size")?;
+                line.skip(1, "a unit")?;
+            }
+            b"VmLck" => {
+                self.locked_kib = line.unsigned("a size")?;
                 line.skip(1, "a unit")?;
             }
             b"Threads" => self.threads = Some(line.unsigned("a count")?),
@@ -196,6 +203,7 @@ impl Found {
             is_kernel_thread: self.is_kernel_thread,
             huge_pages_allowed: self.huge_pages_allowed,
             private_kib: self.private_kib,
+            locked_kib: self.locked_kib,
             threads: self.threads.ok_or_else(|| missing("Threads"))?,
             signals_pending: self.signals_pending.ok_or_else(|| missing("SigPnd"))?,
             signals_shared_pending: self
@@ -277,6 +285,7 @@ mod tests {
         Ngid:\t0\nPid:\t42\nPPid:\t1\nTracerPid:\t77\nUid:\t1\t2\t3\t4294967295\n\
         Gid:\t5\t6\t7\t8\nFDSize:\t256\nGroups:\t4 20 4294967294 \nNStgid:\t41\t3\n\
         NSpid:\t42\t7\t2\nNSpgid:\t41\nNSsid:\t1\nKthread:\t0\nVmPeak:\t    3060 kB\n\
+        VmLck:\t       8 kB\n\
         RssAnon:\t     300 kB\nVmSwap:\t      45 kB\n\
         CoreDumping:\t0\nTHP_enabled:\t1\nuntag_mask:\t0xffffffffffffffff\nThreads:\t2\n\
         SigQ:\t0/96365\nSigPnd:\t0000000000000001\nShdPnd:\t8000000000000000\n\
@@ -316,6 +325,7 @@ mod tests {
             is_kernel_thread: Some(false),
             huge_pages_allowed: Some(true),
             private_kib: 345,
+            locked_kib: 8,
             threads: 2,
             signals_pending: 1,
             signals_shared_pending: 1 << 63,
