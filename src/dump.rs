@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tracing::{info, warn};
 
 use crate::ahead::LookAhead;
+use crate::clock::Clock;
 use crate::collect::memory::{PAGE_BYTES, open_pagemap};
 use crate::collect::page_identity::{Candidate, SharedPages};
 use crate::collect::sockets::HeldConnections;
@@ -22,6 +23,7 @@ use crate::image::write::{Earlier, MemoryToWrite, write, write_inventory};
 use crate::options::DumpOptions;
 use crate::proc::ProcDir;
 use crate::progress::Progress;
+use crate::sys::sched;
 
 /// Dumps a process tree.
 ///
@@ -65,15 +67,21 @@ pub fn run(options: &DumpOptions) -> Result<()> {
     };
     clock.stage("look ahead");
 
-    clock.frozen_since = Instant::now();
+    clock.freeze();
     let tree = freeze(options.tree, deadline)?;
     refuse_foreign_session(&tree.root().stat, options)?;
-    clock.stage("freeze");
+    clock.stage("seize");
 
-    let mut collection = collect(&tree, &options.sockets, runs_on, &ahead, deadline)?;
+    let mut collection = collect(
+        &tree,
+        &options.sockets,
+        runs_on,
+        &ahead,
+        deadline,
+        &mut clock,
+    )?;
     refuse_unrestorable(&collection.notes, options)?;
     let network = collection.files.sockets.hold_connections()?;
-    clock.stage("collect");
 
     let mut shared = if options.page_dedup {
         let candidates = frozen_candidates(&tree, &collection)?;
@@ -92,7 +100,7 @@ pub fn run(options: &DumpOptions) -> Result<()> {
             &shared,
             folder.nameless_file()?,
         )?);
-        clock.stage("hold");
+        clock.stage("snapshot");
         release(&mut held, options.after, &mut clock)?;
         for space in &mut collection.spaces {
             space.object.list_snapshot()?;
@@ -117,14 +125,15 @@ pub fn run(options: &DumpOptions) -> Result<()> {
         kept: kept.as_ref(),
         earlier: earlier.as_ref(),
     };
-    let written = write(&folder, collection, &memory, &progress)?;
+    let write = || write(&folder, collection, &memory, &progress);
+    let written = if runs_on { behind(write)? } else { write()? };
     drop(progress);
     clock.stage("write");
 
     let account = Account {
         started,
         after: options.after,
-        stages: clock.stages.clone(),
+        stages: clock.stages().to_vec(),
         frozen: clock.frozen(),
         trees,
         pages_scanned,
@@ -137,13 +146,26 @@ pub fn run(options: &DumpOptions) -> Result<()> {
     folder.commit()?;
     release(&mut held, options.after, &mut clock)?;
 
-    for (stage, length) in &clock.stages {
-        info!("{stage}: {length:?}");
+    for stage in clock.stages() {
+        info!("{}: {:?}", stage.name, stage.length);
     }
     if options.display_stats {
         print(&account, &clock)?;
     }
     Ok(())
+}
+
+/// Works in a thread that lets the tree, which runs again, go first.
+fn behind<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            // If this is refused, somebody has made us go behind even more.
+            let _ = sched::go_behind();
+            work()
+        });
+        let done = thread.join();
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// Ends the freeze, if it has not ended yet.
@@ -157,7 +179,7 @@ fn release(
         tree.end(after)?;
         drop(connections);
         clock.stage("release");
-        clock.released = Some(Instant::now());
+        clock.thaw();
     }
     Ok(())
 }
@@ -220,45 +242,19 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// Measures the stages one after another.
-struct Clock {
-    /// When freezing began.
-    frozen_since: Instant,
-    last: Instant,
-    /// When the tree was let go.
-    released: Option<Instant>,
-    stages: Vec<(&'static str, Duration)>,
-}
-
-impl Clock {
-    fn start() -> Self {
-        let now = Instant::now();
-        Self {
-            frozen_since: now,
-            last: now,
-            released: None,
-            stages: Vec::new(),
-        }
-    }
-
-    /// How long the tree stood still so far.
-    fn frozen(&self) -> Duration {
-        self.released.unwrap_or_else(Instant::now) - self.frozen_since
-    }
-
-    fn stage(&mut self, name: &'static str) {
-        let now = Instant::now();
-        self.stages.push((name, now - self.last));
-        self.last = now;
-    }
-}
-
 /// Prints the figures of a dump to standard output.
 fn print(account: &Account, clock: &Clock) -> Result<()> {
     let mut text = String::new();
-    for (stage, length) in &clock.stages {
-        text += &format!("{stage:<10} {:>10} us\n", length.as_micros());
+    for stage in clock.stages() {
+        text += &format!(
+            "{:<10} {:>10} us from {:>10} us on{}\n",
+            stage.name,
+            stage.length.as_micros(),
+            stage.start.as_micros(),
+            if stage.is_frozen { ", frozen" } else { "" }
+        );
     }
+    text += &format!("{:<10} {:>10} us\n", "frozen", clock.frozen().as_micros());
     for (name, counters) in &account.trees {
         text += &format!(
             "{name:<10} {:>10} asked, {} new, {} kcmp calls\n",

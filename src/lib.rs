@@ -20,6 +20,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 pub mod ahead;
+pub mod clock;
 pub mod collect;
 pub mod dump;
 pub mod error;

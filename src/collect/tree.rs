@@ -19,6 +19,7 @@ use super::seccomp;
 use super::task::{self, Living, Task};
 use super::thread::{self, Capture, Thread};
 use crate::ahead::LookAhead;
+use crate::clock::Clock;
 use crate::error::{Error, Result, ResultExt};
 use crate::freeze::{FrozenTree, Process};
 use crate::hold::{Snapshot, SnapshotCalls};
@@ -111,6 +112,7 @@ pub fn collect(
     snapshots: bool,
     ahead: &LookAhead,
     deadline: Instant,
+    clock: &mut Clock,
 ) -> Result<Collection> {
     let mut collector = Collector {
         snapshots,
@@ -140,7 +142,9 @@ pub fn collect(
         };
         arrived.push(visited);
     }
+    clock.stage("identify");
     let answered = collector.ask_all(&tree.processes, &arrived)?;
+    clock.stage("inject");
     for ((process, arrived), answered) in tree.processes.iter().zip(arrived).zip(answered) {
         match (arrived, answered) {
             (Some(arrived), Some(answered)) => {
@@ -154,6 +158,7 @@ pub fn collect(
         let tree = &mut this.collection.identities.file;
         this.collection.files.complete_sockets(tree)
     })?;
+    clock.stage("scan");
     if collector.blockers.is_empty() {
         Ok(collector.collection)
     } else {
@@ -561,6 +566,12 @@ impl Collector<'_> {
         let leader = &arrived.threads[0];
         let task = task::questions(process, &leader.status, &mut batches[0])?;
         let descriptors = task::descriptor_questions(&arrived.asked_fds, &mut batches[0]);
+        if self.is_worth_a_snapshot(arrived) && !self.wants_snapshot(arrived) {
+            let pid = process.pid;
+            warn!(
+                "{pid}: no snapshot of its memory (it has seccomp filters): copied while it is frozen"
+            );
+        }
         let snapshot = self
             .wants_snapshot(arrived)
             .then(|| SnapshotCalls::add_to(&mut batches[0]));
@@ -654,10 +665,13 @@ impl Collector<'_> {
     /// becomes the child of the nearest ancestor that takes in orphans. Those come first, and
     /// whether it is one itself the process finds out on the spot.
     fn wants_snapshot(&self, arrived: &Arrived) -> bool {
+        self.is_worth_a_snapshot(arrived) && arrived.threads[0].status.seccomp == Seccomp::Disabled
+    }
+
+    fn is_worth_a_snapshot(&self, arrived: &Arrived) -> bool {
         self.snapshots
             && matches!(arrived.sightings.vm, Sighting::First(_))
             && arrived.threads[0].status.private_kib >= WORTH_A_SNAPSHOT_KIB
-            && arrived.threads[0].status.seccomp == Seccomp::Disabled
             && self.take_in_orphans.is_empty()
     }
 

@@ -8,6 +8,7 @@ use super::folder::ImageFolder;
 use super::framing::ImageWriter;
 use super::proto;
 use super::write::Written;
+use crate::clock::Stage;
 use crate::collect::notes::Note;
 use crate::error::{IoResultExt, Result};
 use crate::freeze::After;
@@ -20,8 +21,8 @@ pub struct Account {
     pub started: SystemTime,
     /// What becomes of the tasks.
     pub after: After,
-    /// Name and length of each stage.
-    pub stages: Vec<(&'static str, Duration)>,
+    /// Where the time went.
+    pub stages: Vec<Stage>,
     /// How long the tree stood still.
     pub frozen: Duration,
     /// The work of the identity trees.
@@ -40,8 +41,8 @@ impl Account {
     pub fn stage(&self, name: &str) -> Duration {
         self.stages
             .iter()
-            .filter(|stage| stage.0 == name)
-            .map(|stage| stage.1)
+            .filter(|stage| stage.name == name)
+            .map(|stage| stage.length)
             .sum()
     }
 }
@@ -97,9 +98,11 @@ pub fn write_manifest(folder: &ImageFolder, account: &Account) -> Result<()> {
         stages: account
             .stages
             .iter()
-            .map(|(name, length)| proto::ManifestStage {
-                name: (*name).to_owned(),
-                us: micros(*length),
+            .map(|stage| proto::ManifestStage {
+                name: stage.name.to_owned(),
+                us: micros(stage.length),
+                start_us: Some(micros(stage.start)),
+                frozen: Some(stage.is_frozen),
             })
             .collect(),
         frozen_us: micros(account.frozen),
@@ -132,7 +135,7 @@ pub fn write_stats(work_dir: &Path, account: &Account) -> Result<()> {
     let mut writer = ImageWriter::start(file, Kind::Stats, path.to_string_lossy().into_owned())?;
     writer.entry(&proto::StatsEntry {
         dump: Some(proto::DumpStatsEntry {
-            freezing_time: us(account.stage("freeze")),
+            freezing_time: us(account.stage("seize")),
             frozen_time: us(account.frozen),
             memdump_time: us(account.stage("write")),
             memwrite_time: us(account.stage("write")),

@@ -28,6 +28,16 @@ struct SchedAttr {
     clamps: [u32; 2],
 }
 
+/// `setpriority(2)`: lets the others go first, the calling thread and those it will start.
+///
+/// # Errors
+/// `EPERM` it had gone behind even more before.
+pub fn go_behind() -> Result<(), Errno> {
+    const NICE: i32 = 10;
+    // SAFETY: three integers; 0 is the calling thread.
+    Errno::result(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) }).map(drop)
+}
+
 /// `sched_getattr(tid)`; for the real-time policies the nice value comes from `getpriority(2)`,
 /// which knows it for every policy.
 ///

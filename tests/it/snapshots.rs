@@ -74,7 +74,7 @@ fn a_copy_ends_with_its_dumper() {
         let mut dumper = dedump(guest.pid(), &images, &["-R", "--overwrite"])
             .spawn()
             .unwrap();
-        std::thread::sleep(Duration::from_micros(2_000 + round * 397 % 12_000));
+        std::thread::sleep(Duration::from_micros(2_000 + round * 397 % 16_000));
         dumper.kill().unwrap();
         met += copies().len();
         dumper.wait().unwrap();
@@ -117,4 +117,55 @@ while True:
     }
     guest.goes_on();
     before.assert_still(guest.pid());
+}
+
+/// A task whose memory cannot be copied by a fork, with a page that it keeps changing.
+const NO_FORK: &str = "
+import ctypes, os, struct, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+heap = bytearray(os.urandom(1 << 20)) * 8
+if sys.argv[1] == 'limit':
+    import resource
+    resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+    os.setgid(4242)
+    os.setuid(4242)
+else:
+    # A filter that allows everything.
+    code = ctypes.create_string_buffer(struct.pack('HBBI', 6, 0, 0, 0x7fff0000))
+    program = struct.pack('HxxxxxxQ', 1, ctypes.addressof(code))
+    if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, program, 0, 0):
+        sys.exit('no filter')
+print('ready', flush=True)
+while True:
+    print('here', sum(heap[::4096]) and 'whole', flush=True)
+    time.sleep(0.05)
+";
+
+#[test]
+fn without_a_snapshot_memory_is_copied_in_the_freeze_and_that_is_said() {
+    for (why, says) in [
+        ("limit", "no snapshot of its memory (EAGAIN"),
+        (
+            "filter",
+            "no snapshot of its memory (it has seccomp filters)",
+        ),
+    ] {
+        let mut guest = Guest::start(
+            std::process::Command::new("/usr/bin/python3").args(["-c", NO_FORK, why]),
+            "ready",
+        );
+        let before = Outside::settled(guest.pid());
+        let (_dir, images) = images();
+        let output = run(&mut dedump(guest.pid(), &images, &["-R"]));
+        assert!(output.status.success());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains(says), "{said}");
+        assert!(said.contains("copied while it is frozen"), "{said}");
+        before.assert_still(guest.pid());
+        guest.goes_on();
+        end(&mut guest);
+        decode(&images);
+        restore(Release::Criu42, &images);
+        guest.goes_on();
+    }
 }
