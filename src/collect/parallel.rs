@@ -3,6 +3,7 @@
 //! Reading `/proc` and asking kcmp need no tracing thread.
 
 use std::num::NonZero;
+use std::sync::OnceLock;
 use std::thread;
 
 /// Runs `work` on each of a few neighbouring parts of `all`, with the place of its first item,
@@ -10,10 +11,16 @@ use std::thread;
 pub fn chunks<T: Sync, R: Send>(all: &[T], work: impl Fn(usize, &[T]) -> R + Sync) -> Vec<R> {
     /// Below this, starting a thread costs more than it saves.
     const WORTH_A_THREAD: usize = 128;
-    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    // To find this out takes reading files about control groups.
+    static PROCESSORS: OnceLock<usize> = OnceLock::new();
+    let processors =
+        *PROCESSORS.get_or_init(|| thread::available_parallelism().map_or(1, NonZero::get));
     let workers = processors.min(all.len() / WORTH_A_THREAD).max(1);
     let size = all.len().div_ceil(workers).max(1);
     let work = &work;
+    if workers == 1 {
+        return vec![work(0, all)];
+    }
     thread::scope(|scope| {
         let mut parts = all.chunks(size).enumerate();
         let first = parts.next();
