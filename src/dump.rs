@@ -1,18 +1,20 @@
 //! The pipeline: freeze → identify → collect → write → release.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::Write;
 use std::time::{Duration, Instant, SystemTime};
 
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use tracing::{info, warn};
 
 use crate::ahead::LookAhead;
 use crate::clock::Clock;
 use crate::collect::memory::{PAGE_BYTES, open_pagemap};
 use crate::collect::page_identity::{Candidate, SharedPages};
-use crate::collect::sockets::HeldConnections;
+use crate::collect::sockets::{HeldConnections, Lock};
 use crate::collect::tree::{Collection, collect};
-use crate::error::{Error, IoResultExt, Result};
+use crate::error::{Error, IoResultExt, Result, ResultExt, Target};
 use crate::freeze::{After, FrozenTree, examine, freeze};
 use crate::hold::KeptMemory;
 use crate::ids::Tid;
@@ -65,6 +67,7 @@ pub fn run(options: &DumpOptions) -> Result<()> {
     } else {
         LookAhead::default()
     };
+    let keep = runs_on.then(|| KeepFiles::create(&folder)).transpose()?;
     clock.stage("look ahead");
 
     clock.freeze();
@@ -82,6 +85,10 @@ pub fn run(options: &DumpOptions) -> Result<()> {
     )?;
     refuse_unrestorable(&collection.notes, options)?;
     let network = collection.files.sockets.hold_connections()?;
+    let lock = network.lock().clone();
+    if lock != Lock::None {
+        clock.stage("lock");
+    }
 
     let mut shared = if options.page_dedup {
         let candidates = frozen_candidates(&tree, &collection)?;
@@ -91,15 +98,11 @@ pub fn run(options: &DumpOptions) -> Result<()> {
     };
     clock.stage("compare");
 
-    write_inventory(&folder, &options.sockets, network.lock())?;
     let mut held = Some((tree, network));
     let mut kept = None;
-    if runs_on {
-        kept = Some(KeptMemory::of(
-            &collection,
-            &shared,
-            folder.nameless_file()?,
-        )?);
+    if let Some(keep) = keep {
+        let file = keep.choose(&collection);
+        kept = Some(KeptMemory::of(&collection, &shared, file)?);
         clock.stage("snapshot");
         release(&mut held, options.after, &mut clock)?;
         for space in &mut collection.spaces {
@@ -112,6 +115,7 @@ pub fn run(options: &DumpOptions) -> Result<()> {
         clock.stage("compare");
     }
 
+    write_inventory(&folder, &options.sockets, &lock)?;
     let notes = collection.notes.clone();
     let trees = collection.identities.counters();
     let pages_scanned = collection
@@ -166,6 +170,40 @@ fn behind<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let done = thread.join();
         done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
+}
+
+/// Where pages may be kept that are in no snapshot, made before the freeze.
+struct KeepFiles {
+    in_memory: File,
+    on_disk: File,
+}
+
+impl KeepFiles {
+    fn create(folder: &ImageFolder) -> Result<Self> {
+        let in_memory = memfd_create("dedump", MFdFlags::MFD_CLOEXEC);
+        Ok(Self {
+            in_memory: File::from(in_memory.on("memfd_create", Target::Here)?),
+            on_disk: folder.nameless_file()?,
+        })
+    }
+
+    /// Little goes to memory, which is faster.
+    fn choose(self, collection: &Collection) -> File {
+        const LITTLE_BYTES: u64 = 64 << 20;
+        let spaces = collection.spaces.iter();
+        let pages: u64 = spaces.map(|space| space.object.pages_scanned()).sum();
+        let extents = collection
+            .files
+            .segments
+            .iter()
+            .flat_map(|segment| &segment.extents);
+        let shared: u64 = extents.map(|extent| extent.end - extent.start).sum();
+        if pages * PAGE_BYTES + shared <= LITTLE_BYTES {
+            self.in_memory
+        } else {
+            self.on_disk
+        }
+    }
 }
 
 /// Ends the freeze, if it has not ended yet.

@@ -6,6 +6,7 @@ pub mod namespaces;
 pub mod notes;
 pub mod page_identity;
 pub mod parallel;
+mod reading;
 pub mod seccomp;
 pub mod sockets;
 pub mod task;

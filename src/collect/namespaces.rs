@@ -3,7 +3,8 @@
 use std::os::unix::fs::MetadataExt;
 
 use crate::error::{Error, IoResultExt, Result};
-use crate::freeze::Process;
+use crate::ids::Pid;
+use crate::proc::ProcDir;
 
 /// The kinds of namespace, in the order in which the images number them from 1.
 pub const KINDS: [&str; 8] = ["pid", "net", "ipc", "uts", "time", "mnt", "user", "cgroup"];
@@ -35,14 +36,14 @@ impl OwnNamespaces {
     ///
     /// # Errors
     /// [`Error::Blocked`] with one entry per namespace of its own.
-    pub fn check(&self, process: &Process) -> Result<()> {
+    pub fn check(&self, pid: Pid, proc_dir: &ProcDir) -> Result<()> {
         let mut blockers = Vec::new();
         for (own, kind) in self.inodes.iter().zip(KINDS) {
             let Some(own) = own else { continue };
-            let theirs = process.proc_dir.stat(&format!("ns/{kind}"))?.st_ino;
+            let theirs = proc_dir.stat(&format!("ns/{kind}"))?.st_ino;
             if theirs != *own {
                 blockers.push(Error::unsupported(
-                    process.pid,
+                    pid,
                     format!("a process in another {kind} namespace (inode {theirs}, the dumper's is {own})"),
                     "run dedump inside that namespace; containers are not supported",
                 ));

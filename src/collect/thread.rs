@@ -71,10 +71,10 @@ impl Capture {
                 "the image format has no place for it",
             ));
         }
-        let mut xstate = vec![0; LARGEST_XSTATE];
+        let mut xstate = [0; LARGEST_XSTATE];
         let filled = ptrace::register_set(tid, ptrace::NT_X86_XSTATE, &mut xstate)
             .on("ptrace GETREGSET X86_XSTATE", tid)?;
-        xstate.truncate(filled);
+        let xstate = xstate[..filled].to_vec();
         let mut tls = Vec::with_capacity(3);
         for slot in TLS_SLOTS {
             tls.push(ptrace::thread_area(tid, slot).on("ptrace GET_THREAD_AREA", tid)?);

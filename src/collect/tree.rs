@@ -15,6 +15,7 @@ use super::files::{DescriptorTable, Files, TableOwner, count_descriptors, descri
 use super::memory::{self, AddressSpace};
 use super::namespaces::OwnNamespaces;
 use super::notes::{Note, NoteKind};
+use super::reading::{Reading, ThreadReading, fs_looks, read_all, read_one, read_smaps};
 use super::seccomp;
 use super::task::{self, Living, Task};
 use super::thread::{self, Capture, Thread};
@@ -26,17 +27,16 @@ use crate::hold::{Snapshot, SnapshotCalls};
 use crate::ids::{Fd, ObjectId, Pid, Tid};
 use crate::inject::{self, Batch, CallIndex, Host, Party, Results, Site};
 use crate::kcmp::{
-    Claim, FilesFingerprint, FsFingerprint, Handled, Identities, Sighting, TaskIds, TaskLooks,
-    TaskSightings, VmFingerprint,
+    Claim, FilesFingerprint, Handled, Identities, Sighting, TaskIds, TaskLooks, TaskSightings,
+    VmFingerprint,
 };
 use crate::options::SocketChoices;
 use crate::proc::ProcDir;
-use crate::proc::auxv::parse_auxv;
 use crate::proc::locks::LockedInodes;
-use crate::proc::maps::{Mapping, parse_maps};
+use crate::proc::maps::Mapping;
 use crate::proc::memory::TaskMemory;
-use crate::proc::smaps::parse_smaps;
-use crate::proc::status::{Seccomp, Status, parse_status};
+use crate::proc::smaps;
+use crate::proc::status::{Seccomp, Status};
 
 /// Working folder, root and umask.
 #[derive(Clone, Copy, Debug)]
@@ -134,13 +134,12 @@ pub fn collect(
         table_of: HashMap::new(),
     };
     let mut arrived = Vec::with_capacity(tree.processes.len());
-    for process in &tree.processes {
-        let visited = if process.is_zombie() {
-            None
-        } else {
-            collector.gather(|this| this.arrive(process))?
-        };
-        arrived.push(visited);
+    let readings = read_all(&tree.processes, &collector.own, ahead);
+    for (process, reading) in tree.processes.iter().zip(readings) {
+        arrived.push(match reading {
+            None => None,
+            Some(reading) => collector.gather(|this| this.arrive(process, reading?))?,
+        });
     }
     clock.stage("identify");
     let answered = collector.ask_all(&tree.processes, &arrived)?;
@@ -193,6 +192,9 @@ struct Collector<'a> {
 struct Arrived {
     memory: TaskMemory,
     mappings: Vec<Mapping>,
+    /// The mappings with their flags, if they were read and will not change.
+    smaps: Option<Vec<smaps::Vma>>,
+    auxv: Vec<u64>,
     site: Site,
     sightings: TaskSightings,
     threads: Vec<ArrivedThread>,
@@ -227,8 +229,16 @@ struct KnownDescriptors<'a> {
     close_on_exec: Option<&'a [(Fd, bool)]>,
 }
 
+/// What was read of an address space before anything was run on it.
+struct Maps {
+    mappings: Vec<Mapping>,
+    smaps: Option<Vec<smaps::Vma>>,
+    auxv: Vec<u64>,
+}
+
 struct ArrivedThread {
     capture: Capture,
+    comm: Vec<u8>,
     status: Status,
     /// What the thread holds, where that is not what its leader holds.
     private: Option<TaskSightings>,
@@ -264,28 +274,39 @@ impl Collector<'_> {
     }
 
     /// First pass: captures the threads and identifies what they hold.
-    fn arrive(&mut self, process: &Process) -> Result<Arrived> {
-        self.own.check(process)?;
+    fn arrive(&mut self, process: &Process, mut reading: Reading) -> Result<Arrived> {
         let leader = process.pid.leader();
         let proc_dir = &process.proc_dir;
-        let memory = TaskMemory::open(proc_dir, leader)?;
-        let text = proc_dir.read("maps")?;
-        let mappings = parse_maps(&text).map_err(|e| e.at(proc_dir.path_of("maps")))?;
-        let site = Site::find(&memory, &mappings, &process.threads, self.deadline)?;
-
-        let leader_status = read_status(proc_dir, leader)?;
-        let count = count_descriptors(proc_dir)?;
+        let (memory, mappings) = (&reading.memory, &reading.mappings);
+        let site = Site::find(memory, mappings, &process.threads, self.deadline)?;
+        if site.has_left_behind() {
+            // Its threads may have run on a little, to leave what a killed dumper left, which
+            // goes away before its memory is looked at.
+            reading = read_one(process, &self.own, self.ahead)?;
+            reading.smaps = None;
+        }
+        let Reading {
+            memory,
+            mappings,
+            smaps,
+            auxv,
+            descriptors: count,
+            threads: told,
+        } = reading;
+        let Some(leader_status) = told.first().map(|told| &told.status) else {
+            return Err(Error::Vanished { tid: leader });
+        };
         let seen_ahead = count.and_then(|count| self.ahead.descriptors(process.pid, count));
         let fds = match seen_ahead {
             Some(fds) => fds,
             None => descriptors(proc_dir)?,
         };
-        let fs = fs_looks(proc_dir, &leader_status)?;
+        let fs = fs_looks(proc_dir, leader_status)?;
         let looks = TaskLooks {
             vm: VmFingerprint::of(&process.stat),
             files: FilesFingerprint::of(fds.len()),
             fs,
-            handled: Handled::of(&leader_status),
+            handled: Handled::of(leader_status),
         };
         let sightings = self
             .collection
@@ -296,13 +317,9 @@ impl Collector<'_> {
         self.table_of.insert(process.pid, ids.files);
 
         let mut threads = Vec::with_capacity(process.threads.len());
-        let mut leader_status = Some(leader_status);
-        for stopped in &process.threads {
+        for (stopped, told) in process.threads.iter().zip(told) {
             let tid = stopped.tid();
-            let status = match leader_status.take() {
-                Some(status) => status,
-                None => read_status(proc_dir, tid)?,
-            };
+            let ThreadReading { status, comm } = told;
             let mut capture = Capture::of(stopped, &memory)?;
             capture.filters = seccomp::open(stopped, &status)?;
             capture.settle_temporary_mask(status.signals_blocked);
@@ -313,6 +330,7 @@ impl Collector<'_> {
             };
             threads.push(ArrivedThread {
                 capture,
+                comm,
                 status,
                 private,
             });
@@ -335,6 +353,8 @@ impl Collector<'_> {
         Ok(Arrived {
             memory,
             mappings,
+            smaps,
+            auxv,
             site,
             sightings,
             threads,
@@ -431,6 +451,8 @@ impl Collector<'_> {
         let Arrived {
             fds,
             mappings,
+            smaps,
+            auxv,
             memory,
             sightings,
             threads,
@@ -440,8 +462,18 @@ impl Collector<'_> {
         let proc_dir = &process.proc_dir;
 
         if let Sighting::First(claim) = sightings.vm {
-            let space =
-                self.gather(|this| this.address_space(process, &living, &mappings, snapshot))?;
+            let space = self.gather(|this| {
+                this.address_space(
+                    process,
+                    &living,
+                    snapshot,
+                    Maps {
+                        mappings,
+                        smaps,
+                        auxv,
+                    },
+                )
+            })?;
             if let Some(object) = space {
                 self.collection.spaces.push(Owned {
                     claim,
@@ -619,14 +651,9 @@ impl Collector<'_> {
         let mut threads = Vec::with_capacity(answers.len());
         for ((known, questions), answers) in arrived.threads.iter().zip(asked.threads).zip(answers)
         {
-            let mut comm = process
-                .proc_dir
-                .read(&format!("task/{}/comm", known.capture.tid))?;
-            // The kernel adds one newline; the name itself may end in another.
-            comm.pop();
             threads.push(Thread::collect(
                 known.capture.clone(),
-                comm,
+                known.comm.clone(),
                 known.status.clone(),
                 questions,
                 answers,
@@ -679,20 +706,18 @@ impl Collector<'_> {
         &mut self,
         process: &Process,
         living: &Living,
-        mappings: &[Mapping],
         snapshot: Option<Snapshot>,
+        maps: Maps,
     ) -> Result<AddressSpace> {
         let proc_dir = &process.proc_dir;
         let tid = process.pid.leader();
         let ahead = self.ahead.space(process.pid).filter(|_| snapshot.is_some());
-        let ahead = ahead.and_then(|space| space.vmas(mappings, living.status.locked_kib));
+        let ahead = ahead.and_then(|space| space.vmas(&maps.mappings, living.status.locked_kib));
         let flags_from_before = ahead.is_some();
-        let smaps = match ahead {
-            Some(vmas) => vmas.to_vec(),
-            None => {
-                let text = proc_dir.read("smaps")?;
-                parse_smaps(&text).map_err(|e| e.at(proc_dir.path_of("smaps")))?
-            }
+        let smaps = match (ahead, maps.smaps) {
+            (Some(vmas), _) => vmas.to_vec(),
+            (None, Some(vmas)) => vmas,
+            (None, None) => read_smaps(proc_dir)?,
         };
         let (files, tree) = (
             &mut self.collection.files,
@@ -707,13 +732,12 @@ impl Collector<'_> {
             .filter(|vma| snapshot.is_none() || !vma.is_forked())
             .collect();
         let pages = memory::list_pages(tid, proc_dir, &left, stack_pointer)?;
-        let auxv = proc_dir.read("auxv")?;
         Ok(AddressSpace {
             stack_pointer,
             snapshot,
             flags_from_before,
             exe: files.path(tid, proc_dir, "exe", tree)?,
-            auxv: parse_auxv(&auxv).map_err(|e| e.at(proc_dir.path_of("auxv")))?,
+            auxv: maps.auxv,
             pages,
             vmas,
         })
@@ -787,21 +811,4 @@ impl Collector<'_> {
         });
         Ok(())
     }
-}
-
-fn read_status(proc_dir: &ProcDir, tid: Tid) -> Result<Status> {
-    let name = format!("task/{tid}/status");
-    let text = proc_dir.read(&name)?;
-    parse_status(&text).map_err(|e| e.at(proc_dir.path_of(&name)))
-}
-
-/// What working folder, root and umask of a task look like.
-fn fs_looks(proc_dir: &ProcDir, status: &Status) -> Result<FsFingerprint> {
-    let inode = |name: &str| proc_dir.stat(name).map(|stat| (stat.st_dev, stat.st_ino));
-    let fs = FsFingerprint {
-        cwd: inode("cwd")?,
-        root: inode("root")?,
-        umask: status.umask,
-    };
-    Ok(fs)
 }

@@ -47,6 +47,12 @@ impl Site {
         let left_behind = left_behind.and_then(|region| confirm_left_behind(mappings, region));
         Ok(Self { entry, left_behind })
     }
+
+    /// Whether something of a killed dumper is there, which the visit removes.
+    #[must_use]
+    pub fn has_left_behind(&self) -> bool {
+        self.left_behind.is_some()
+    }
 }
 
 /// Finds room for the entry: zeros at the end of the vdso, or of another mapped text.

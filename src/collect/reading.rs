@@ -1,0 +1,151 @@
+//! What `/proc` tells of the tasks of a frozen tree, read on all processors at once.
+//!
+//! Read before anything is run inside a task. A complaint about one task waits until that
+//! task's turn.
+
+use super::files::count_descriptors;
+use super::namespaces::OwnNamespaces;
+use super::parallel;
+use crate::ahead::LookAhead;
+use crate::error::Result;
+use crate::freeze::Process;
+use crate::ids::{Pid, Tid};
+use crate::kcmp::FsFingerprint;
+use crate::proc::ProcDir;
+use crate::proc::auxv::parse_auxv;
+use crate::proc::maps::{Mapping, parse_maps};
+use crate::proc::memory::TaskMemory;
+use crate::proc::smaps::{self, parse_smaps};
+use crate::proc::status::{Status, parse_status};
+
+/// What is told of a process.
+#[derive(Debug)]
+pub(super) struct Reading {
+    pub(super) memory: TaskMemory,
+    pub(super) mappings: Vec<Mapping>,
+    /// The mappings with their flags; not of what is large and was read before the freeze.
+    pub(super) smaps: Option<Vec<smaps::Vma>>,
+    pub(super) auxv: Vec<u64>,
+    /// How many descriptors it has, where the kernel tells.
+    pub(super) descriptors: Option<usize>,
+    /// Its threads, leader first.
+    pub(super) threads: Vec<ThreadReading>,
+}
+
+/// What is told of a thread.
+#[derive(Debug)]
+pub(super) struct ThreadReading {
+    pub(super) status: Status,
+    /// Its name, up to 15 bytes.
+    pub(super) comm: Vec<u8>,
+}
+
+/// Reads all living processes; `None` for zombies.
+pub(super) fn read_all(
+    processes: &[Process],
+    own: &OwnNamespaces,
+    ahead: &LookAhead,
+) -> Vec<Option<Result<Reading>>> {
+    let living: Vec<(Pid, &ProcDir)> = processes
+        .iter()
+        .filter(|process| !process.is_zombie())
+        .map(|process| (process.pid, &process.proc_dir))
+        .collect();
+    let threads: Vec<(&ProcDir, Tid)> = processes
+        .iter()
+        .flat_map(|process| {
+            let threads = process.threads.iter();
+            threads.map(|thread| (&process.proc_dir, thread.tid()))
+        })
+        .collect();
+    let mut readings = parallel::chunks(&living, |_, some| {
+        let each = some.iter().map(|(pid, dir)| read(*pid, dir, own, ahead));
+        each.collect::<Vec<_>>()
+    })
+    .into_iter()
+    .flatten();
+    let mut told = parallel::chunks(&threads, |_, some| {
+        let each = some.iter().map(|(dir, tid)| read_thread(dir, *tid));
+        each.collect::<Vec<_>>()
+    })
+    .into_iter()
+    .flatten();
+    let mut all = Vec::with_capacity(processes.len());
+    for process in processes {
+        if process.is_zombie() {
+            all.push(None);
+            continue;
+        }
+        let mine: Vec<_> = told.by_ref().take(process.threads.len()).collect();
+        let reading = readings.next().map(|reading| {
+            let mut reading = reading?;
+            reading.threads = mine.into_iter().collect::<Result<_>>()?;
+            Ok(reading)
+        });
+        all.push(reading);
+    }
+    all
+}
+
+/// Reads one process again.
+pub(super) fn read_one(
+    process: &Process,
+    own: &OwnNamespaces,
+    ahead: &LookAhead,
+) -> Result<Reading> {
+    let mut reading = read(process.pid, &process.proc_dir, own, ahead)?;
+    for thread in &process.threads {
+        let told = read_thread(&process.proc_dir, thread.tid())?;
+        reading.threads.push(told);
+    }
+    Ok(reading)
+}
+
+fn read(pid: Pid, proc_dir: &ProcDir, own: &OwnNamespaces, ahead: &LookAhead) -> Result<Reading> {
+    own.check(pid, proc_dir)?;
+    let memory = TaskMemory::open(proc_dir, pid.leader())?;
+    let (mappings, smaps) = if ahead.space(pid).is_some() {
+        let text = proc_dir.read("maps")?;
+        let mappings = parse_maps(&text).map_err(|e| e.at(proc_dir.path_of("maps")))?;
+        (mappings, None)
+    } else {
+        let vmas = read_smaps(proc_dir)?;
+        let mappings = vmas.iter().map(|vma| vma.mapping.clone()).collect();
+        (mappings, Some(vmas))
+    };
+    let auxv = proc_dir.read("auxv")?;
+    Ok(Reading {
+        memory,
+        mappings,
+        smaps,
+        auxv: parse_auxv(&auxv).map_err(|e| e.at(proc_dir.path_of("auxv")))?,
+        descriptors: count_descriptors(proc_dir)?,
+        threads: Vec::new(),
+    })
+}
+
+fn read_thread(proc_dir: &ProcDir, tid: Tid) -> Result<ThreadReading> {
+    let name = format!("task/{tid}/status");
+    let text = proc_dir.read(&name)?;
+    let status = parse_status(&text).map_err(|e| e.at(proc_dir.path_of(&name)))?;
+    let mut comm = proc_dir.read(&format!("task/{tid}/comm"))?;
+    // The kernel adds one newline; the name itself may end in another.
+    comm.pop();
+    Ok(ThreadReading { status, comm })
+}
+
+/// Reads the mappings with their flags.
+pub(super) fn read_smaps(proc_dir: &ProcDir) -> Result<Vec<smaps::Vma>> {
+    let text = proc_dir.read("smaps")?;
+    parse_smaps(&text).map_err(|e| e.at(proc_dir.path_of("smaps")))
+}
+
+/// What working folder, root and umask of a task look like.
+pub(super) fn fs_looks(proc_dir: &ProcDir, status: &Status) -> Result<FsFingerprint> {
+    let inode = |name: &str| proc_dir.stat(name).map(|stat| (stat.st_dev, stat.st_ino));
+    Ok(FsFingerprint {
+        cwd: inode("cwd")?,
+        root: inode("root")?,
+        umask: status.umask,
+    })
+}
