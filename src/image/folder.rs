@@ -28,7 +28,7 @@ use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
 
 use super::catalogue::Kind;
 use super::framing::{ImageFile, ImageWriter};
-use super::previous::PARENT_NAME;
+use super::opened::PARENT_NAME;
 use crate::error::{Error, IoResultExt, Result};
 
 const STAGING_PREFIX: &str = ".dedump-";

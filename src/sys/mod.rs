@@ -8,6 +8,7 @@ pub mod auxv;
 pub mod fcntl;
 pub mod guardian;
 pub mod kcmp;
+pub mod map;
 pub mod netlink;
 pub mod pagemap;
 pub mod pidfd;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use dedump::image::catalogue::Kind;
-use dedump::image::framing::ImageReader;
+use dedump::image::framing::Image;
 use dedump::image::proto::Manifest;
 
 use crate::oracle::decode;
@@ -12,9 +12,8 @@ use crate::oracle::decode;
 fn the_manifest_knows_every_image() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("images-fixtures/one-task");
     decode(&folder);
-    let bytes = std::fs::read(folder.join(Kind::Manifest.file_name(0))).unwrap();
-    let mut reader = ImageReader::start(Kind::Manifest, &bytes).unwrap();
-    let manifest: Manifest = reader.entry().unwrap().unwrap();
+    let image = Image::open(&folder.join(Kind::Manifest.file_name(0))).unwrap();
+    let manifest: Manifest = image.decode(0).unwrap();
     let entries = std::fs::read_dir(&folder).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let others = names

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use dedump::image::catalogue::Kind;
-use dedump::image::framing::ImageReader;
+use dedump::image::framing::Image;
 use dedump::image::proto::{FdinfoEntry, Manifest, TaskKobjIdsEntry};
 
 use crate::guest::{Guest, dedump, images, run};
@@ -31,14 +31,8 @@ fn pairs(output: &str) -> Vec<Pair> {
 /// The ids of a task; those of its leader for a thread without an image of its own.
 fn ids(images: &Path, task: u64, leader: u64) -> TaskKobjIdsEntry {
     let path = |task| images.join(Kind::Ids.file_name(task));
-    let bytes = std::fs::read(path(task))
-        .or_else(|_| std::fs::read(path(leader)))
-        .unwrap();
-    ImageReader::start(Kind::Ids, &bytes)
-        .unwrap()
-        .entry()
-        .unwrap()
-        .unwrap()
+    let image = Image::open(&path(task)).or_else(|_| Image::open(&path(leader)));
+    image.unwrap().decode(0).unwrap()
 }
 
 #[test]
@@ -180,10 +174,9 @@ fn an_open_file_has_one_id_whichever_way_it_is_reached() {
             }
             let table =
                 images.join(Kind::Fdinfo.file_name(u64::from(ids(&images, task, task).files_id)));
-            let bytes = std::fs::read(table).unwrap();
-            let mut reader = ImageReader::start(Kind::Fdinfo, &bytes).unwrap();
             let mut found = None;
-            while let Some(entry) = reader.entry::<FdinfoEntry>().unwrap() {
+            for entry in Image::open(&table).unwrap().entries() {
+                let entry: FdinfoEntry = entry.unwrap().decode().unwrap();
                 if entry.fd == fd {
                     found = Some(entry.id);
                 }
@@ -206,9 +199,8 @@ fn questions_grow_with_descriptors_and_no_faster() {
         let (_dir, images) = images();
         let output = run(&mut dedump(guest.pid(), &images, &["-R"]));
         assert!(output.status.success());
-        let bytes = std::fs::read(images.join(Kind::Manifest.file_name(0))).unwrap();
-        let mut reader = ImageReader::start(Kind::Manifest, &bytes).unwrap();
-        let manifest: Manifest = reader.entry().unwrap().unwrap();
+        let image = Image::open(&images.join(Kind::Manifest.file_name(0))).unwrap();
+        let manifest: Manifest = image.decode(0).unwrap();
         let file = manifest
             .trees
             .iter()
