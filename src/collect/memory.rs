@@ -4,9 +4,12 @@
 //! `/proc/PID/mem` into the pages file.
 
 use std::fs::File;
+use std::ops::Range;
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
+use super::files::{ANON_HUGEPAGE, SYSTEM_V, SYSTEM_V_MEMORY, SYSTEM_V_REMEDY};
 use crate::error::{Error, Result, ResultExt};
 use crate::hold::Snapshot;
 use crate::ids::{ObjectId, Tid};
@@ -19,6 +22,9 @@ use crate::sys::pagemap::{Categories, PageRegion, Query, scan};
 /// Size of a page on x86-64.
 pub const PAGE_BYTES: u64 = 4096;
 
+/// The name of a ring of asynchronous I/O.
+const AIO_RING: &[u8] = b"/[aio]";
+
 /// What a mapping shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backing {
@@ -26,6 +32,12 @@ pub enum Backing {
     Anonymous,
     /// Private anonymous memory between `start_brk` and `brk`.
     Heap,
+    /// Private anonymous memory in pages of hugetlb.
+    Hugetlb,
+    /// Private anonymous memory that the kernel may empty at any time (`MAP_DROPPABLE`).
+    Droppable,
+    /// The ring of a context of asynchronous I/O (`io_setup`).
+    AioRing,
     /// A file.
     File {
         /// Its entry.
@@ -66,9 +78,13 @@ impl Vma {
     #[must_use]
     pub fn keeps_pages(&self) -> bool {
         match self.backing {
-            Backing::Anonymous | Backing::Heap | Backing::Vdso => true,
+            Backing::Anonymous
+            | Backing::Heap
+            | Backing::Hugetlb
+            | Backing::AioRing
+            | Backing::Vdso => true,
             Backing::File { shared, .. } | Backing::Shmem { shared, .. } => !shared,
-            Backing::Vvar | Backing::Vsyscall => false,
+            Backing::Droppable | Backing::Vvar | Backing::Vsyscall => false,
         }
     }
 
@@ -77,8 +93,23 @@ impl Vma {
     pub fn is_forked(&self) -> bool {
         let flags = &self.smap.flags;
         let kept_back = flags.contains(VmFlag::DontCopy) || flags.contains(VmFlag::WipeOnFork);
-        // The vdso holds code of ours at the moment of the fork.
-        self.keeps_pages() && !kept_back && self.backing != Backing::Vdso
+        // The vdso holds code of ours at the moment of the fork; completed requests change a
+        // ring; and where huge pages are short, those of a child are taken away.
+        let changes = matches!(self.backing, Backing::Vdso | Backing::AioRing) || self.is_hugetlb();
+        self.keeps_pages() && !kept_back && !changes
+    }
+
+    /// Whether its pages are those of hugetlb.
+    #[must_use]
+    pub fn is_hugetlb(&self) -> bool {
+        self.smap.flags.contains(VmFlag::HugeTlb)
+    }
+
+    /// Whether a snapshot tells of its pages: it has them, or knows at least the guards among
+    /// what is not to be written.
+    #[must_use]
+    pub fn is_in_snapshot(&self) -> bool {
+        self.is_forked() || !self.keeps_pages() && !self.smap.flags.contains(VmFlag::DontCopy)
     }
 }
 
@@ -89,9 +120,36 @@ pub struct PageRun {
     pub start: u64,
     /// First byte behind.
     pub end: u64,
-    /// May be served after the task runs again (anonymous private memory, not the page under
-    /// the stack pointer).
-    pub lazy: bool,
+    /// How they may be written.
+    pub kind: PageKind,
+}
+
+/// How pages may be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageKind {
+    /// As they are.
+    Plain,
+    /// Without those that hold nothing but zeros, and such that they may be served after the
+    /// task runs again: anonymous private memory, but for the page under the stack pointer.
+    Lazy,
+    /// Pages of hugetlb, which restore reads from the task's own pages file only; without zeros.
+    Huge,
+    /// The same of a private mapping of a file, where zeros count.
+    HugeOfFile,
+}
+
+impl PageKind {
+    /// Whether pages that hold nothing but zeros may be left out.
+    #[must_use]
+    pub fn drops_zeros(self) -> bool {
+        matches!(self, PageKind::Lazy | PageKind::Huge)
+    }
+
+    /// Whether restore takes them from another folder than the task's own.
+    #[must_use]
+    pub fn may_be_elsewhere(self) -> bool {
+        matches!(self, PageKind::Plain | PageKind::Lazy)
+    }
 }
 
 impl PageRun {
@@ -100,6 +158,24 @@ impl PageRun {
     pub fn pages(&self) -> u64 {
         (self.end - self.start) / PAGE_BYTES
     }
+}
+
+/// A range in which every access is a fault, whatever the mapping allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Guard {
+    /// First byte.
+    pub start: u64,
+    /// First byte behind.
+    pub end: u64,
+}
+
+/// What a scan of some mappings has found.
+#[derive(Debug, Default)]
+pub struct Listed {
+    /// Pages to be written, ascending, none across the border of two mappings.
+    pub pages: Vec<PageRun>,
+    /// Guards, ascending.
+    pub guards: Vec<Guard>,
 }
 
 /// An address space.
@@ -114,6 +190,8 @@ pub struct AddressSpace {
     /// Pages to be written, ascending, none across the border of two mappings. With a snapshot
     /// only those that it does not hold, until [`AddressSpace::list_snapshot`].
     pub pages: Vec<PageRun>,
+    /// Where `MADV_GUARD_INSTALL` has put guards, ascending; listed along with `pages`.
+    pub guards: Vec<Guard>,
     /// The page under this address is not to be served late.
     pub stack_pointer: u64,
     /// A copy of its memory, if one was made.
@@ -142,11 +220,17 @@ impl AddressSpace {
         if self.flags_from_before {
             self.confirm_flags(snapshot)?;
         }
-        let held: Vec<&Vma> = self.vmas.iter().filter(|vma| vma.is_forked()).collect();
-        let tid = snapshot.pid().leader();
-        let listed = list_pages(tid, snapshot.proc_dir(), &held, self.stack_pointer)?;
-        self.pages.extend(listed);
+        let listed = list_pages(
+            snapshot.pid().leader(),
+            snapshot.proc_dir(),
+            &self.vmas,
+            Vma::is_in_snapshot,
+            self.stack_pointer,
+        )?;
+        self.pages.extend(listed.pages);
         self.pages.sort_unstable_by_key(|run| run.start);
+        self.guards.extend(listed.guards);
+        self.guards.sort_unstable_by_key(|guard| guard.start);
         Ok(())
     }
 }
@@ -275,16 +359,14 @@ fn backing(
         _ => {}
     }
     if smap.flags.contains(VmFlag::Io) || smap.flags.contains(VmFlag::PfnMap) {
-        return refuse("memory of a device", "let the program unmap it first");
+        let what = format!("memory of a device ({})", mapping.path.escape_ascii());
+        return refuse(&what, "let the program unmap it first");
     }
     for (flag, what) in [
-        (VmFlag::HugeTlb, "a hugetlb mapping"),
-        (VmFlag::MaybeGuard, "memory with guard pages"),
         (VmFlag::ShadowStack, "a shadow stack"),
         (VmFlag::UffdMissing, "memory served by userfaultfd"),
         (VmFlag::UffdWriteProtect, "memory protected by userfaultfd"),
         (VmFlag::UffdMinor, "memory served by userfaultfd"),
-        (VmFlag::Droppable, "droppable memory"),
         (VmFlag::Sealed, "sealed memory"),
     ] {
         if smap.flags.contains(flag) {
@@ -298,13 +380,21 @@ fn backing(
         );
         return refuse(&what, "update dedump");
     }
-    if mapping.path.starts_with(b"/[aio]") {
-        return refuse(
-            "a ring of asynchronous I/O",
-            "let the program call io_destroy first",
-        );
+    if mapping.path.starts_with(AIO_RING) {
+        return Ok(Backing::AioRing);
+    }
+    let is_hugetlb = smap.flags.contains(VmFlag::HugeTlb);
+    if is_hugetlb && !mapping.access.shared && mapping.path.starts_with(ANON_HUGEPAGE) {
+        return Ok(Backing::Hugetlb);
+    }
+    if smap.flags.contains(VmFlag::Droppable) {
+        return Ok(Backing::Droppable);
     }
     if mapping.inode == 0 {
+        // The inode that is shown is the number of the segment, which may be 0.
+        if mapping.path.starts_with(SYSTEM_V) {
+            return refuse(SYSTEM_V_MEMORY, SYSTEM_V_REMEDY);
+        }
         if mapping.access.shared {
             return refuse("shared memory without a file", "not supported yet");
         }
@@ -334,81 +424,123 @@ fn backing(
     })
 }
 
-/// Lists the pages of a task that have to be written.
+/// Lists the pages of a task that have to be written, and its guards, in those mappings that
+/// are `wanted`.
 ///
 /// A page counts when it is in memory or swap, is not the system's zero page, and is the
 /// task's own rather than the file's. All pages of the vdso count: restore reads its symbols.
+/// So do those of a ring of asynchronous I/O.
 ///
 /// # Errors
 /// Those of the scan.
 pub fn list_pages(
     tid: Tid,
     proc_dir: &ProcDir,
-    vmas: &[&Vma],
+    vmas: &[Vma],
+    wanted: impl Fn(&Vma) -> bool,
     stack_pointer: u64,
-) -> Result<Vec<PageRun>> {
-    let (Some(first), Some(last)) = (
-        vmas.first(),
-        vmas.iter().rev().find(|vma| vma.keeps_pages()),
-    ) else {
-        return Ok(Vec::new());
-    };
+) -> Result<Listed> {
+    let wanted: Vec<bool> = vmas
+        .iter()
+        .map(|vma| vma.backing != Backing::Vsyscall && wanted(vma))
+        .collect();
     let pagemap = open_pagemap(proc_dir)?;
-    let query = Query {
-        excluded: Categories::FILE.and(Categories::PFNZERO),
-        any_of: Categories::PRESENT.and(Categories::SWAPPED),
-        ..Query::default()
-    };
     let mut regions: Vec<PageRegion> = Vec::new();
-    scan(
-        &pagemap,
-        first.smap.mapping.start,
-        last.smap.mapping.end,
-        query,
-        &mut regions,
-    )
-    .on("PAGEMAP_SCAN", tid)?;
+    let mut index = 0;
+    // What is not wanted may be large: it is not walked through.
+    for group in wanted.chunk_by(|one, next| one == next) {
+        let vmas = &vmas[index..index + group.len()];
+        index += group.len();
+        if group[0]
+            && let (Some(first), Some(last)) = (vmas.first(), vmas.last())
+        {
+            let range = first.smap.mapping.start..last.smap.mapping.end;
+            scan_pages(&pagemap, range, &mut regions).on("PAGEMAP_SCAN", tid)?;
+        }
+    }
 
     let stack_page = stack_pointer & !(PAGE_BYTES - 1);
-    let mut runs = Vec::with_capacity(regions.len());
+    let mut listed = Listed::default();
     let mut regions = regions.into_iter().peekable();
-    for vma in vmas {
+    for (vma, wanted) in vmas.iter().zip(wanted) {
         let (start, end) = (vma.smap.mapping.start, vma.smap.mapping.end);
         while regions.next_if(|region| region.end <= start).is_some() {}
-        if !vma.keeps_pages() {
+        if !wanted {
             continue;
         }
-        if vma.backing == Backing::Vdso {
-            runs.push(PageRun {
-                start,
-                end,
-                lazy: false,
-            });
+        let run = PageRun {
+            start,
+            end,
+            kind: PageKind::Plain,
+        };
+        if matches!(vma.backing, Backing::Vdso | Backing::AioRing) {
+            listed.pages.push(run);
             continue;
         }
-        let lazy = matches!(vma.backing, Backing::Anonymous | Backing::Heap);
+        let kind = match vma.backing {
+            Backing::Anonymous | Backing::Heap => PageKind::Lazy,
+            Backing::Hugetlb => PageKind::Huge,
+            _ if vma.is_hugetlb() => PageKind::HugeOfFile,
+            _ => PageKind::Plain,
+        };
+        let run = PageRun { kind, ..run };
         while let Some(region) = regions.peek() {
             if region.start >= end {
                 break;
             }
-            let run = PageRun {
-                start: region.start.max(start),
-                end: region.end.min(end),
-                lazy,
-            };
-            push_without(&mut runs, run, stack_page);
+            let (from, to) = (region.start.max(start), region.end.min(end));
+            if region.categories.has(Categories::GUARD) {
+                listed.guards.push(Guard {
+                    start: from,
+                    end: to,
+                });
+            } else if vma.keeps_pages() {
+                let run = PageRun {
+                    start: from,
+                    end: to,
+                    ..run
+                };
+                push_without(&mut listed.pages, run, stack_page);
+            }
             if region.end > end {
                 break;
             }
             regions.next();
         }
     }
-    Ok(runs)
+    Ok(listed)
 }
 
-/// Appends a run, with the page under the stack pointer as a run of its own that is not lazy.
+/// The pages of a range that are in memory or swap and are the task's own, and its guards.
+fn scan_pages(
+    pagemap: &File,
+    range: Range<u64>,
+    regions: &mut Vec<PageRegion>,
+) -> Result<(), Errno> {
+    let query = Query {
+        excluded: Categories::FILE.and(Categories::PFNZERO),
+        any_of: Categories::PRESENT.and(Categories::SWAPPED),
+        report: Categories::GUARD,
+        ..Query::default()
+    };
+    let known = regions.len();
+    match scan(pagemap, range.start, range.end, query, regions) {
+        // Before Linux 6.15 guards are not told apart.
+        Err(Errno::EINVAL) => {
+            regions.truncate(known);
+            let query = Query {
+                report: Categories::default(),
+                ..query
+            };
+            scan(pagemap, range.start, range.end, query, regions)
+        }
+        answer => answer,
+    }
+}
+
+/// Appends a run, with the page under the stack pointer as a run of its own that is plain.
 fn push_without(runs: &mut Vec<PageRun>, run: PageRun, stack_page: u64) {
-    if !run.lazy || !(run.start..run.end).contains(&stack_page) {
+    if run.kind != PageKind::Lazy || !(run.start..run.end).contains(&stack_page) {
         runs.push(run);
         return;
     }
@@ -421,7 +553,7 @@ fn push_without(runs: &mut Vec<PageRun>, run: PageRun, stack_page: u64) {
         PageRun {
             start: stack_page,
             end: behind,
-            lazy: false,
+            kind: PageKind::Plain,
         },
         PageRun {
             start: behind,

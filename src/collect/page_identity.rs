@@ -11,7 +11,7 @@
 
 use std::fs::File;
 
-use super::memory::{PAGE_BYTES, PageRun};
+use super::memory::{PAGE_BYTES, PageKind, PageRun};
 use crate::error::{Result, ResultExt};
 use crate::ids::Tid;
 use crate::sys::pagemap::{PageEntry, entries};
@@ -38,8 +38,18 @@ pub struct SharedPage {
     pub source: u32,
     /// Its place among the shared pages of the family at this address.
     pub rank: u16,
-    /// As in [`PageRun`].
+    /// Whether it is of [`PageKind::Lazy`], or else of [`PageKind::Plain`].
     pub lazy: bool,
+}
+
+impl SharedPage {
+    fn kind(&self) -> PageKind {
+        if self.lazy {
+            PageKind::Lazy
+        } else {
+            PageKind::Plain
+        }
+    }
 }
 
 /// Address spaces that share pages.
@@ -98,9 +108,9 @@ impl SharedPages {
             let again = candidate.homes()?;
             let index = u32::try_from(candidate.space).unwrap_or(u32::MAX);
             let pages = candidate.pages().zip(first.into_iter().zip(again));
-            sightings.extend(pages.filter_map(|((address, lazy), (first, again))| {
-                let home = first.filter(|_| first == again)?;
-                Some(Sighting::new(address, home, lazy, index))
+            sightings.extend(pages.filter_map(|((address, kind), (first, again))| {
+                let home = first.filter(|_| first == again && kind.may_be_elsewhere())?;
+                Some(Sighting::new(address, home, kind == PageKind::Lazy, index))
             }));
         }
         sightings.sort_unstable();
@@ -138,7 +148,7 @@ impl SharedPages {
                 let run = PageRun {
                     start: page.address,
                     end: page.address + PAGE_BYTES,
-                    lazy: page.lazy,
+                    kind: page.kind(),
                 };
                 match sourced.last_mut() {
                     Some(last) if last.end == run.start => last.end = run.end,
@@ -278,11 +288,11 @@ impl Candidate<'_> {
         Ok(found.into_iter().map(PageEntry::shared_home).collect())
     }
 
-    /// Address and laziness of each page.
-    fn pages(&self) -> impl Iterator<Item = (u64, bool)> {
+    /// Address and kind of each page.
+    fn pages(&self) -> impl Iterator<Item = (u64, PageKind)> {
         self.runs.iter().flat_map(|run| {
             let addresses = (run.start..run.end).step_by(4096);
-            addresses.map(|address| (address, run.lazy))
+            addresses.map(|address| (address, run.kind))
         })
     }
 }
@@ -436,7 +446,7 @@ mod tests {
         let run = |start, end| PageRun {
             start: start * P,
             end: end * P,
-            lazy: true,
+            kind: PageKind::Lazy,
         };
         let runs = [run(1, 4), run(6, 10), run(12, 13)];
         let rest = without(&runs, &runs_held(&[(0, 2, 0), (3, 7, 0), (8, 9, 1)]));

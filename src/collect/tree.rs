@@ -727,18 +727,21 @@ impl Collector<'_> {
             files.mapped(tid, proc_dir, vma, tree)
         })?;
         let stack_pointer = living.threads[0].capture.registers.rsp;
-        let left: Vec<&memory::Vma> = vmas
-            .iter()
-            .filter(|vma| snapshot.is_none() || !vma.is_forked())
-            .collect();
-        let pages = memory::list_pages(tid, proc_dir, &left, stack_pointer)?;
+        let listed = memory::list_pages(
+            tid,
+            proc_dir,
+            &vmas,
+            |vma| snapshot.is_none() || !vma.is_in_snapshot(),
+            stack_pointer,
+        )?;
         Ok(AddressSpace {
             stack_pointer,
             snapshot,
             flags_from_before,
             exe: files.path(tid, proc_dir, "exe", tree)?,
             auxv: maps.auxv,
-            pages,
+            pages: listed.pages,
+            guards: listed.guards,
             vmas,
         })
     }

@@ -31,6 +31,8 @@ pub struct Piece<'a> {
     pub end: u64,
     /// Whether pages that hold nothing but zeros are left out.
     pub drop_zeros: bool,
+    /// Whether they may be served after the task runs again.
+    pub lazy: bool,
     /// What the pages held in an earlier dump, if that is known.
     pub before: Option<&'a dyn Before>,
 }
@@ -408,6 +410,7 @@ mod tests {
             start: start * PAGE as u64,
             end: end * PAGE as u64,
             drop_zeros,
+            lazy: drop_zeros,
             before: drop_zeros.then_some(&EveryFifth as &dyn Before),
         };
         let job = |pieces| Job {
@@ -460,6 +463,7 @@ mod tests {
             start: 0,
             end: 1000 * PAGE as u64,
             drop_zeros: false,
+            lazy: false,
             before: None,
         });
         let jobs = pieces.map(|piece| Job {

@@ -10,10 +10,11 @@ use super::sockets::{inet_entry, unix_entry};
 use crate::collect::files::{
     DescriptorTable, EpollTarget, FileKind, Ghost, OpenFile, PipeContent, Segment,
 };
+use crate::collect::memory::PAGE_BYTES;
 use crate::collect::sockets::Socket;
 use crate::error::Result;
 use crate::ids::ObjectId;
-use crate::sys::fcntl::Owner;
+use crate::sys::fcntl::{Owner, hugetlb_flags};
 
 /// `FileEntry.type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -296,7 +297,7 @@ pub fn memfd_entry(segment: &Segment) -> proto::MemfdInodeEntry {
         shmid: low_half(stat.st_ino),
         seals: segment.seals,
         inode_id: u64::from(segment.number),
-        hugetlb_flag: None,
+        hugetlb_flag: (segment.page_bytes > PAGE_BYTES).then(|| hugetlb_flags(segment.page_bytes)),
         mode: Some(stat.st_mode),
     }
 }

@@ -1,10 +1,11 @@
 //! Address spaces as images: `mm-`. Their pages are the business of [`super::pages`].
 
 use super::proto;
-use crate::collect::memory::{AddressSpace, Backing, Vma};
+use crate::collect::memory::{AddressSpace, Backing, Guard, Vma};
 use crate::collect::task::{Living, Task};
 use crate::proc::maps::Access;
 use crate::proc::smaps::VmFlag;
+use crate::sys::fcntl::hugetlb_size_flags;
 
 /// `VmaEntry.status` bits.
 mod status {
@@ -16,7 +17,9 @@ mod status {
     pub(super) const FILE_SHARED: u32 = 1 << 7;
     pub(super) const ANON_PRIVATE: u32 = 1 << 9;
     pub(super) const VVAR: u32 = 1 << 12;
+    pub(super) const AIO_RING: u32 = 1 << 13;
     pub(super) const MEMFD: u32 = 1 << 14;
+    pub(super) const GUARD: u32 = 1 << 16;
 }
 
 /// `PagemapEntry.flags`: the bytes are in the folder below.
@@ -47,10 +50,48 @@ pub fn mm_entry(task: &Task, living: &Living, space: &AddressSpace) -> proto::Mm
         mm_env_end: layout.env_end,
         exe_file_id: space.exe.number(),
         mm_saved_auxv: space.auxv.iter().copied().take(LONGEST_AUXV).collect(),
-        vmas: space.vmas.iter().map(vma_entry).collect(),
+        vmas: space
+            .vmas
+            .iter()
+            .map(vma_entry)
+            .chain(space.guards.iter().map(guard_entry))
+            .collect(),
         dumpable: i32::try_from(living.dumpable).ok(),
-        aios: Vec::new(),
+        aios: space.vmas.iter().filter_map(ring_entry).collect(),
         thp_disabled: living.status.huge_pages_allowed.map(|allowed| !allowed),
+    }
+}
+
+/// A ring of asynchronous I/O. The kernel makes it twice as large as asked for, plus two.
+fn ring_entry(vma: &Vma) -> Option<proto::AioRingEntry> {
+    const HEAD_BYTES: u64 = 32;
+    const EVENT_BYTES: u64 = 32;
+    if vma.backing != Backing::AioRing {
+        return None;
+    }
+    let mapping = &vma.smap.mapping;
+    let bytes = mapping.end - mapping.start;
+    let events = bytes.saturating_sub(HEAD_BYTES) / EVENT_BYTES;
+    Some(proto::AioRingEntry {
+        id: mapping.start,
+        nr_req: u32::try_from(events.saturating_sub(2) / 2).unwrap_or(u32::MAX),
+        ring_len: u32::try_from(bytes).unwrap_or(u32::MAX),
+    })
+}
+
+/// Guards stand behind all mappings.
+fn guard_entry(guard: &Guard) -> proto::VmaEntry {
+    proto::VmaEntry {
+        start: guard.start,
+        end: guard.end,
+        pgoff: 0,
+        shmid: 0,
+        prot: 0,
+        flags: 0,
+        status: status::GUARD,
+        fd: -1,
+        madv: None,
+        fdflags: None,
     }
 }
 
@@ -58,7 +99,16 @@ fn vma_entry(vma: &Vma) -> proto::VmaEntry {
     const ANONYMOUS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
     let mapping = &vma.smap.mapping;
     let (status, sharing, shmid, fdflags) = match vma.backing {
-        Backing::Anonymous => (status::REGULAR | status::ANON_PRIVATE, ANONYMOUS, 0, None),
+        Backing::Anonymous | Backing::Hugetlb => {
+            (status::REGULAR | status::ANON_PRIVATE, ANONYMOUS, 0, None)
+        }
+        Backing::Droppable => (
+            status::REGULAR | status::ANON_PRIVATE,
+            libc::MAP_DROPPABLE | libc::MAP_ANONYMOUS,
+            0,
+            None,
+        ),
+        Backing::AioRing => (status::AIO_RING, libc::MAP_SHARED, 0, None),
         Backing::Heap => (
             status::REGULAR | status::ANON_PRIVATE | status::HEAP,
             ANONYMOUS,
@@ -115,6 +165,9 @@ fn vma_entry(vma: &Vma) -> proto::VmaEntry {
         if vma.smap.flags.contains(flag) {
             flags |= map;
         }
+    }
+    if vma.is_hugetlb() {
+        flags |= libc::MAP_HUGETLB | hugetlb_size_flags(vma.smap.page_bytes).cast_signed();
     }
     let madv = madvice(vma);
     proto::VmaEntry {

@@ -27,7 +27,7 @@ use super::previous::Previous;
 use super::proto;
 use super::write::Written;
 use crate::collect::files::Segment;
-use crate::collect::memory::{PAGE_BYTES, PageRun, PageSource};
+use crate::collect::memory::{PAGE_BYTES, PageKind, PageRun, PageSource};
 use crate::collect::page_identity::{Family, Held, SharedPage, SharedPages, without};
 use crate::error::Result;
 use crate::ids::Pid;
@@ -136,8 +136,13 @@ impl Pages<'_> {
                 source: space.memory,
                 start: run.start,
                 end: run.end,
-                drop_zeros: run.lazy,
-                before: space.previous.as_ref().map(|before| before as &dyn Before),
+                drop_zeros: run.kind.drops_zeros(),
+                lazy: run.kind == PageKind::Lazy,
+                before: space
+                    .previous
+                    .as_ref()
+                    .filter(|_| run.kind.may_be_elsewhere())
+                    .map(|before| before as &dyn Before),
             });
             jobs.push(job(Level::Top, self.space_id(index), pieces.collect())?);
         }
@@ -147,6 +152,7 @@ impl Pages<'_> {
                 start: extent.start,
                 end: extent.end,
                 drop_zeros: true,
+                lazy: false,
                 before: shared.previous.as_ref().map(|before| before as &dyn Before),
             });
             jobs.push(job(Level::Top, self.segment_id(index), pieces.collect())?);
@@ -168,6 +174,7 @@ impl Pages<'_> {
             start: pages[0].address,
             end: pages[0].address + pages.len() as u64 * PAGE_BYTES,
             drop_zeros: pages[0].lazy,
+            lazy: pages[0].lazy,
             before: before.at_rank(pages[0].rank),
         });
         pieces.collect()
@@ -205,7 +212,7 @@ impl Pages<'_> {
         let mut inherited_pages = 0;
         let mut own_lines_of = Vec::with_capacity(own.len());
         for (index, (space, copied)) in self.spaces.iter().zip(own).enumerate() {
-            let own = own_lines(&own_jobs[index].pieces, copied, LAZY);
+            let own = own_lines(&own_jobs[index].pieces, copied);
             let name = (Kind::Pagemap, u64::from(space.pid.number()));
             let mut lines = own.clone();
             match &self.shared.held[index] {
@@ -228,7 +235,7 @@ impl Pages<'_> {
         written.left_to_family_pages = inherited_pages;
         for (index, (shared, copied)) in self.segments.iter().zip(segments).enumerate() {
             written.shared_pages += copied.file.size_bytes / PAGE_BYTES;
-            let lines = own_lines(&segment_jobs[index].pieces, copied, 0);
+            let lines = own_lines(&segment_jobs[index].pieces, copied);
             let name = (Kind::ShmemPagemap, shared.segment.stat.st_ino);
             bridge(name, &lines)?;
             write_pagemap(folder, Level::Top, name, self.segment_id(index), &lines)?;
@@ -372,8 +379,8 @@ fn push(lines: &mut Vec<Line>, line: Line) {
     }
 }
 
-/// The lines of the pages of a job: `lazy` is added where zeros may be left out.
-fn own_lines(pieces: &[Piece<'_>], copied: &Copied, lazy: u32) -> Vec<Line> {
+/// The lines of the pages of a job.
+fn own_lines(pieces: &[Piece<'_>], copied: &Copied) -> Vec<Line> {
     let mut lines = Vec::new();
     let mut fates = copied.fates.iter().peekable();
     let mut place = 0;
@@ -386,7 +393,7 @@ fn own_lines(pieces: &[Piece<'_>], copied: &Copied, lazy: u32) -> Vec<Line> {
             };
             let end = piece.end.min(start + (range.end - place) * PAGE_BYTES);
             let flags = match fate {
-                Fate::Written if piece.drop_zeros => Some(PRESENT | lazy),
+                Fate::Written if piece.lazy => Some(PRESENT | LAZY),
                 Fate::Written => Some(PRESENT),
                 Fate::Unchanged => Some(PARENT),
                 Fate::Zero => None,

@@ -121,3 +121,28 @@ pub fn shmem_device() -> Result<u64, Errno> {
     let memfd = unsafe { OwnedFd::from_raw_fd(raw) };
     Ok(nix::sys::stat::fstat(memfd.as_fd())?.st_dev)
 }
+
+/// The device of nameless shared memory in huge pages of a size.
+///
+/// # Errors
+/// `ENODEV` there are no huge pages of this size; those of memfd_create(2).
+pub fn hugetlb_device(page_bytes: u64) -> Result<u64, Errno> {
+    let flags = libc::MFD_CLOEXEC | hugetlb_flags(page_bytes);
+    // SAFETY: the name is a C string.
+    let raw = Errno::result(unsafe { libc::memfd_create(c"dedump".as_ptr(), flags) })?;
+    // SAFETY: the kernel just gave us this descriptor.
+    let memfd = unsafe { OwnedFd::from_raw_fd(raw) };
+    Ok(nix::sys::stat::fstat(memfd.as_fd())?.st_dev)
+}
+
+/// What asks memfd_create(2) for huge pages of a size.
+#[must_use]
+pub fn hugetlb_flags(page_bytes: u64) -> u32 {
+    libc::MFD_HUGETLB | hugetlb_size_flags(page_bytes)
+}
+
+/// The size of huge pages as mmap(2) and memfd_create(2) take it.
+#[must_use]
+pub fn hugetlb_size_flags(page_bytes: u64) -> u32 {
+    page_bytes.trailing_zeros() << libc::MAP_HUGE_SHIFT
+}

@@ -24,7 +24,8 @@ use nix::sys::stat::FileStat;
 pub use ghost::{Chunk, Ghost};
 pub use kinds::{EpollTarget, FileKind, Regular};
 pub use pipe::PipeContent;
-pub use shmem::{Extent, Segment};
+use shmem::is_secret;
+pub use shmem::{ANON_HUGEPAGE, Extent, SYSTEM_V, SYSTEM_V_MEMORY, SYSTEM_V_REMEDY, Segment};
 
 use crate::ahead::TableAhead;
 use crate::collect::memory::MappedFile;
@@ -320,14 +321,20 @@ impl Files {
                 "let the program release its lock; --file-locks is not supported yet",
             ));
         }
-        match sight.stat.st_mode & libc::S_IFMT {
-            libc::S_IFREG if sight.stat.st_dev == self.shmem_device => {
-                let content = proc_dir.open_file(link_name, OFlag::O_RDONLY)?;
-                let seals = fcntl::seals(duplicate()?.as_fd()).on("fcntl GET_SEALS", sight.target.clone())?;
-                Ok(FileKind::Memfd {
-                    segment: self.segment(sight.target.clone(), sight.link, sight.stat, seals, content)?,
-                })
-            }
+        let kind = sight.stat.st_mode & libc::S_IFMT;
+        if kind == libc::S_IFREG
+            && let Some(page_bytes) = self.shmem_page_bytes(sight.link, sight.stat)
+        {
+            let content = proc_dir.open_file(link_name, OFlag::O_RDONLY)?;
+            let seals =
+                fcntl::seals(duplicate()?.as_fd()).on("fcntl GET_SEALS", sight.target.clone())?;
+            let segment = self.segment(sight, page_bytes, seals, content)?;
+            return Ok(FileKind::Memfd { segment });
+        }
+        if is_secret(sight.link, sight.stat) {
+            return Err(sight.refuse_secret());
+        }
+        match kind {
             _ if text.starts_with(b"anon_inode:") => kinds::anonymous(sight.target.clone(), text, &sight.fdinfo.extras),
             libc::S_IFREG | libc::S_IFDIR | libc::S_IFLNK => {
                 let open = || proc_dir.open_file(link_name, OFlag::O_RDONLY);
@@ -428,11 +435,15 @@ impl Files {
         };
         let is_zero = stat.st_mode & libc::S_IFMT == libc::S_IFCHR
             && stat.st_rdev == nix::sys::stat::makedev(1, ZERO_MINOR);
-        let shmem = stat.st_dev == self.shmem_device;
-        let file = if shmem {
+        let page_bytes = self.shmem_page_bytes(&link, &stat);
+        let shmem = page_bytes.is_some();
+        if is_secret(sight.link, &stat) {
+            return Err(sight.refuse_secret());
+        }
+        let file = if let Some(page_bytes) = page_bytes {
             let content = proc_dir.open_file(&link_name, OFlag::O_RDONLY)?;
             let seals = fcntl::seals(content.as_fd()).unwrap_or(0);
-            let segment = self.segment(sight.target.clone(), &link, &stat, seals, content)?;
+            let segment = self.segment(&sight, page_bytes, seals, content)?;
             self.hold(
                 &sight,
                 Some(FileKind::Memfd { segment }),

@@ -10,9 +10,21 @@ use nix::errno::Errno;
 use nix::sys::stat::FileStat;
 use nix::unistd::{Whence, lseek};
 
-use super::{Files, without_deleted_mark};
+use super::{Files, Sight, without_deleted_mark};
 use crate::collect::memory::{PAGE_BYTES, PageSource};
-use crate::error::{Error, IoResultExt, Result, ResultExt, Target};
+use crate::error::{Error, IoResultExt, Result, ResultExt};
+use crate::sys::fcntl;
+
+/// What stands before the names of memfds.
+const MEMFD_PREFIX: &[u8] = b"/memfd:";
+/// What stands before the names of System V shared memory.
+pub const SYSTEM_V: &[u8] = b"/SYSV";
+/// It, in messages.
+pub const SYSTEM_V_MEMORY: &str = "System V shared memory";
+/// What is said about it.
+pub const SYSTEM_V_REMEDY: &str = "it can only be dumped with its IPC namespace";
+/// The name of anonymous memory in huge pages.
+pub const ANON_HUGEPAGE: &[u8] = b"/anon_hugepage";
 
 /// A piece of a segment that is not a hole, in bytes, whole pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +46,8 @@ pub struct Segment {
     pub stat: FileStat,
     /// `F_SEAL_*`.
     pub seals: u32,
+    /// The size of its pages in bytes; more than 4096 for hugetlb.
+    pub page_bytes: u64,
     /// Where it holds data.
     pub extents: Vec<Extent>,
     /// Access to its pages.
@@ -41,43 +55,67 @@ pub struct Segment {
 }
 
 impl Files {
+    /// The size of the pages of nameless shared memory; `None` for any other file.
+    pub(super) fn shmem_page_bytes(&self, link: &Path, stat: &FileStat) -> Option<u64> {
+        if stat.st_dev == self.shmem_device {
+            return Some(PAGE_BYTES);
+        }
+        let link = link.as_os_str().as_bytes();
+        let block_bytes = stat.st_blksize.cast_unsigned();
+        let may_be_huge = block_bytes > PAGE_BYTES
+            && block_bytes.is_power_of_two()
+            && (link.starts_with(MEMFD_PREFIX) || link.starts_with(ANON_HUGEPAGE));
+        let is_huge = may_be_huge && fcntl::hugetlb_device(block_bytes) == Ok(stat.st_dev);
+        is_huge.then_some(block_bytes)
+    }
+
     /// The segment behind an inode; the first time with the places of its data.
     pub(super) fn segment(
         &mut self,
-        target: Target,
-        link: &Path,
-        stat: &FileStat,
+        sight: &Sight<'_>,
+        page_bytes: u64,
         seals: u32,
         content: File,
     ) -> Result<u32> {
-        const SYSTEM_V: &[u8] = b"/SYSV";
-        if let Some(known) = self
-            .segments
-            .iter()
-            .find(|segment| segment.stat.st_ino == stat.st_ino)
-        {
+        let Sight { link, stat, .. } = *sight;
+        if let Some(known) = self.segments.iter().find(|segment| {
+            (segment.stat.st_dev, segment.stat.st_ino) == (stat.st_dev, stat.st_ino)
+        }) {
             return Ok(known.number);
         }
         let name = without_deleted_mark(link);
         let name = name.as_os_str().as_bytes();
         if name.starts_with(SYSTEM_V) {
-            return Err(Error::unsupported(
-                target,
-                "System V shared memory",
-                "it can only be dumped with its IPC namespace",
-            ));
+            return Err(sight.refuse(SYSTEM_V_MEMORY, SYSTEM_V_REMEDY));
         }
-        let extents = extents(&content, stat.st_size).on("lseek SEEK_DATA", target)?;
+        let extents =
+            extents(&content, stat.st_size).on("lseek SEEK_DATA", sight.target.clone())?;
         let number = u32::try_from(self.segments.len() + 1).unwrap_or(u32::MAX);
         self.segments.push(Segment {
             number,
-            name: name.strip_prefix(b"/memfd:").unwrap_or(name).to_vec(),
+            name: name.strip_prefix(MEMFD_PREFIX).unwrap_or(name).to_vec(),
             stat: *stat,
             seals,
+            page_bytes,
             extents,
             content,
         });
         Ok(number)
+    }
+}
+
+/// Whether a file is memory of memfd_secret(2), which only the task can read. Other than a
+/// deleted file of that name, it counts a link.
+pub(super) fn is_secret(link: &Path, stat: &FileStat) -> bool {
+    stat.st_nlink > 0 && link.as_os_str().as_bytes() == b"/secretmem (deleted)"
+}
+
+impl Sight<'_> {
+    pub(super) fn refuse_secret(&self) -> Error {
+        self.refuse(
+            "secret memory (memfd_secret), which nobody but the task can read,",
+            "let the program unmap and close it first",
+        )
     }
 }
 

@@ -44,6 +44,7 @@ macro_rules! refused {
 
 // Behind the macros, which they use.
 mod files;
+mod memory;
 mod tasks;
 
 /// A scenario that has set itself up; `None` where the kernel lacks what it needs.
