@@ -1,5 +1,180 @@
-//! What belongs to a task.
+//! What belongs to a task: `tests/guests/scenarios/tasks*.c`.
 
+// Names.
 restored! {
     name_with_parentheses;
+    names_of_threads;
+}
+
+// Processes, sessions, groups, threads.
+restored! {
+    zombies_with_exit_codes;
+    zombies_of_signals;
+    zombies_that_led_a_session_or_a_group;
+    group_led_by_a_zombie;
+    stopped_by_sigstop;
+    stopped_with_threads;
+    stopped_inside_a_call;
+    sessions_and_groups;
+    group_whose_leader_is_gone;
+    subreaper_with_orphans;
+    deep_tree;
+    wide_tree;
+    a_hundred_threads;
+    threads_that_come_and_go;
+    children_that_come_and_go;
+    child_made_by_a_sibling;
+}
+refused! {
+    leader_that_has_ended, says ["leading thread has ended"];
+    parent_in_vfork, says ["vfork"];
+}
+
+// Signals.
+restored! {
+    signal_queued_with_a_value;
+    realtime_signals_in_their_order;
+    more_signals_than_are_read_at_once;
+    signal_of_a_sender_that_has_ended;
+    sigchld_that_waits;
+    blocked_stop_and_continue_signals;
+    masks_of_threads;
+    handlers_with_all_flags;
+    children_that_nobody_waits_for;
+    ignored_signals;
+    inside_nested_handlers;
+    on_the_alternate_stack;
+    alternate_stacks_of_threads;
+    signals_that_keep_coming;
+    waiting_for_a_signal;
+    jump_out_of_a_context;
+}
+
+// Timers.
+restored! {
+    interval_timers;
+    interval_timer_that_keeps_ringing;
+    alarm_that_rings_once_after_the_restore;
+    timer_whose_signal_waits;
+    timers_on_all_clocks;
+    timer_with_a_value_that_rings;
+    timer_that_tells_nobody;
+    timers_that_are_not_set_and_gaps;
+    timer_for_one_thread;
+    timer_that_calls_a_function;
+    timer_that_keeps_ringing;
+    timer_on_the_clock_of_another_process;
+    time_goes_on;
+}
+
+// Interrupted calls.
+restored! {
+    in_read;
+    in_readv;
+    in_write_to_a_full_pipe;
+    in_accept;
+    in_recv;
+    in_recv_with_a_time_out;
+    in_wait4;
+    in_waitid;
+    in_futex;
+    in_futex_with_a_time_out;
+    in_a_lock_with_priority_inheritance;
+    in_a_condition_with_a_time_out;
+    in_nanosleep;
+    in_clock_nanosleep_until_a_moment;
+    in_poll_with_a_time_out;
+    in_ppoll_with_a_mask;
+    in_select;
+    in_select_with_a_time_out;
+    in_pselect_with_a_mask;
+    in_epoll_wait;
+    in_epoll_wait_with_a_time_out;
+    in_epoll_pwait_with_a_mask;
+    in_sigsuspend;
+    in_pause;
+    in_read_of_an_eventfd;
+    in_read_of_a_timerfd;
+    in_read_of_a_signalfd;
+    in_open_of_a_fifo;
+    in_splice;
+    in_msgrcv;
+    in_semop;
+    calls_one_after_the_other;
+    bytes_through_a_pipe;
+    fork_that_signals_interrupt;
+}
+
+// Credentials.
+restored! {
+    ordinary_user;
+    four_different_users_and_groups;
+    three_hundred_groups;
+    some_capabilities;
+    bounded_capabilities;
+    ambient_capabilities_of_a_user;
+    securebits;
+    all_securebits_locked;
+    capabilities_to_be_kept;
+    no_new_privileges;
+    users_of_threads;
+    ordinary_user_with_limits;
+}
+
+// Sandboxes.
+restored! {
+    one_filter;
+    ten_filters;
+    filters_with_flags;
+    filters_of_single_threads;
+    one_filter_for_all_threads;
+    filters_inherited_and_added_to;
+    filter_that_traps;
+    filter_that_kills;
+    strict_mode;
+    ordinary_user_in_a_sandbox;
+}
+refused! {
+    filter_with_a_supervisor, says ["seccomp notify"];
+}
+
+// Limits, scheduling, attributes.
+restored! {
+    all_limits;
+    nice_values_of_threads;
+    scheduling_policies;
+    oom_score_adjustment;
+    login_user;
+    told_of_the_parents_death_after_the_restore;
+    child_subreaper;
+    not_dumpable;
+    dumpable;
+    no_huge_pages;
+    memory_barriers;
+    file_mode_mask;
+    personality_of_its_own;
+    processors_of_its_own;
+    slow_timers;
+    io_priority;
+    core_dumps_with_other_contents;
+    child_that_ends_with_another_signal;
+    exit_code_above_127;
+}
+
+// What the kernel keeps for the C library, and the processor.
+restored! {
+    rseq_of_threads;
+    rseq_taken_back;
+    inside_a_restartable_sequence;
+    robust_lock_of_a_thread;
+    robust_lock_between_processes;
+    no_robust_list;
+    word_that_is_cleared_at_the_end;
+    address_to_clear_of_the_leader;
+    segment_bases_of_threads;
+    rounding_of_both_units;
+    numbers_on_the_x87_stack;
+    widest_vector_registers_of_threads;
+    protection_keys;
+    direction_and_other_flags;
 }
