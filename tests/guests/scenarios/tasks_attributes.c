@@ -95,16 +95,23 @@ static void *dies_with_its_parent(void *signal) {
     return NULL;
 }
 
-SCENARIO(signals_at_the_parents_death) {
+/* Not in the root: its parent is a test before the dump, and a criu that ends after the restore. */
+static void and_its_threads(void) {
     TRY(prctl(PR_SET_PDEATHSIG, SIGUSR1));
     pthread_t other = start_thread(dies_with_its_parent, (void *)(long)SIGTERM);
     pthread_t none = start_thread(dies_with_its_parent, NULL);
-    be_dumped();
+    child_is_set();
     join(other);
     join(none);
     int now = 0;
     TRY(prctl(PR_GET_PDEATHSIG, &now));
     CHECK(now == SIGUSR1);
+}
+
+SCENARIO(signals_at_the_parents_death) {
+    pid_t pid = start_child(and_its_threads);
+    be_dumped();
+    reap_child(pid);
 }
 
 static int from_child[2];

@@ -86,8 +86,14 @@ SCENARIO(group_led_by_a_zombie) {
     reap_child(leader);
 }
 
+/* In an orphaned group only SIGSTOP stops. */
+static void waits_in_a_group_of_its_own(void) {
+    TRY(setpgid(0, 0));
+    waits();
+}
+
 static void stops(int signal) {
-    pid_t pid = start_child(waits);
+    pid_t pid = start_child(waits_in_a_group_of_its_own);
     TRY(kill(pid, signal));
     wait_for_state(pid, 'T');
     int status;
@@ -106,7 +112,7 @@ SCENARIO(stopped_by_sigttin) { stops(SIGTTIN); }
 SCENARIO(stopped_by_sigttou) { stops(SIGTTOU); }
 
 SCENARIO(stopped_and_not_yet_seen_by_its_parent) {
-    pid_t pid = start_child(waits);
+    pid_t pid = start_child(waits_in_a_group_of_its_own);
     TRY(kill(pid, SIGTSTP));
     wait_for_state(pid, 'T');
     be_dumped();

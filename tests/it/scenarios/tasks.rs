@@ -13,6 +13,10 @@ restored! {
     zombies_that_led_a_session_or_a_group;
     group_led_by_a_zombie;
     stopped_by_sigstop;
+    stopped_by_sigtstp;
+    stopped_by_sigttin;
+    stopped_by_sigttou;
+    stopped_and_not_yet_seen_by_its_parent;
     stopped_with_threads;
     stopped_inside_a_call;
     sessions_and_groups;
@@ -133,6 +137,7 @@ restored! {
     filter_that_kills;
     strict_mode;
     ordinary_user_in_a_sandbox;
+    filter_that_forbids_what_a_dump_does;
 }
 refused! {
     filter_with_a_supervisor, says ["seccomp notify"];
@@ -145,6 +150,7 @@ restored! {
     scheduling_policies;
     oom_score_adjustment;
     login_user;
+    signals_at_the_parents_death;
     told_of_the_parents_death_after_the_restore;
     child_subreaper;
     not_dumpable;
