@@ -1,22 +1,21 @@
 //! The pipeline: freeze → identify → collect → write → release.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::Write;
 use std::time::{Duration, Instant, SystemTime};
 
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use tracing::{info, warn};
 
 use crate::ahead::LookAhead;
 use crate::clock::Clock;
+use crate::collect::here::Here;
 use crate::collect::memory::{PAGE_BYTES, open_pagemap};
 use crate::collect::page_identity::{Candidate, SharedPages};
 use crate::collect::sockets::{HeldConnections, Lock};
 use crate::collect::tree::{Collection, collect};
-use crate::error::{Error, IoResultExt, Result, ResultExt, Target};
+use crate::error::{Error, IoResultExt, Result};
 use crate::freeze::{After, FrozenTree, examine, freeze};
-use crate::hold::KeptMemory;
+use crate::hold::{KeptMemory, Room};
 use crate::ids::Tid;
 use crate::image::folder::{FolderOptions, ImageFolder};
 use crate::image::manifest::{Account, write_manifest, write_stats};
@@ -67,7 +66,10 @@ pub fn run(options: &DumpOptions) -> Result<()> {
     } else {
         LookAhead::default()
     };
-    let keep = runs_on.then(|| KeepFiles::create(&folder)).transpose()?;
+    let room = runs_on
+        .then(|| Room::make(folder.nameless_file()?))
+        .transpose()?;
+    let here = Here::look()?;
     clock.stage("look ahead");
 
     clock.freeze();
@@ -80,6 +82,7 @@ pub fn run(options: &DumpOptions) -> Result<()> {
         &options.sockets,
         runs_on,
         &ahead,
+        here,
         deadline,
         &mut clock,
     )?;
@@ -100,9 +103,8 @@ pub fn run(options: &DumpOptions) -> Result<()> {
 
     let mut held = Some((tree, network));
     let mut kept = None;
-    if let Some(keep) = keep {
-        let file = keep.choose(&collection);
-        kept = Some(KeptMemory::of(&collection, &shared, file)?);
+    if let Some(room) = room {
+        kept = Some(KeptMemory::of(&collection, &shared, room)?);
         clock.stage("snapshot");
         release(&mut held, options.after, &mut clock)?;
         for space in &mut collection.spaces {
@@ -170,40 +172,6 @@ fn behind<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let done = thread.join();
         done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
-}
-
-/// Where pages may be kept that are in no snapshot, made before the freeze.
-struct KeepFiles {
-    in_memory: File,
-    on_disk: File,
-}
-
-impl KeepFiles {
-    fn create(folder: &ImageFolder) -> Result<Self> {
-        let in_memory = memfd_create("dedump", MFdFlags::MFD_CLOEXEC);
-        Ok(Self {
-            in_memory: File::from(in_memory.on("memfd_create", Target::Here)?),
-            on_disk: folder.nameless_file()?,
-        })
-    }
-
-    /// Little goes to memory, which is faster.
-    fn choose(self, collection: &Collection) -> File {
-        const LITTLE_BYTES: u64 = 64 << 20;
-        let spaces = collection.spaces.iter();
-        let pages: u64 = spaces.map(|space| space.object.pages_scanned()).sum();
-        let extents = collection
-            .files
-            .segments
-            .iter()
-            .flat_map(|segment| &segment.extents);
-        let shared: u64 = extents.map(|extent| extent.end - extent.start).sum();
-        if pages * PAGE_BYTES + shared <= LITTLE_BYTES {
-            self.in_memory
-        } else {
-            self.on_disk
-        }
-    }
 }
 
 /// Ends the freeze, if it has not ended yet.

@@ -1,6 +1,7 @@
 //! Reading the resources of a frozen tree, each once.
 
 pub mod files;
+pub mod here;
 pub mod memory;
 pub mod namespaces;
 pub mod notes;

@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use tracing::warn;
 
 use super::files::{DescriptorTable, Files, TableOwner, count_descriptors, descriptors};
+use super::here::Here;
 use super::memory::{self, AddressSpace};
 use super::namespaces::OwnNamespaces;
 use super::notes::{Note, NoteKind};
@@ -111,6 +112,7 @@ pub fn collect(
     sockets: &SocketChoices,
     snapshots: bool,
     ahead: &LookAhead,
+    here: Here,
     deadline: Instant,
     clock: &mut Clock,
 ) -> Result<Collection> {
@@ -119,7 +121,7 @@ pub fn collect(
         ahead,
         locked: ahead.uses_duplicates().then(LockedInodes::read).flatten(),
         take_in_orphans: HashSet::new(),
-        own: OwnNamespaces::read()?,
+        own: here.namespaces,
         deadline,
         blockers: Vec::new(),
         collection: Collection {
@@ -127,7 +129,7 @@ pub fn collect(
             spaces: Vec::new(),
             tables: Vec::new(),
             filesystems: Vec::new(),
-            files: Files::new(sockets)?,
+            files: Files::new(sockets, here.shmem_device),
             notes: Vec::new(),
             identities: Identities::new(),
         },

@@ -10,12 +10,14 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
 pub use snapshot::{Snapshot, SnapshotCalls};
 
-use crate::collect::memory::PageSource;
+use crate::collect::memory::{PAGE_BYTES, PageSource};
 use crate::collect::page_identity::SharedPages;
 use crate::collect::tree::Collection;
-use crate::error::{Error, IoResultExt, Result};
+use crate::error::{Error, IoResultExt, Result, ResultExt, Target};
 use crate::ids::Tid;
 use crate::proc::memory::TaskMemory;
 
@@ -27,73 +29,113 @@ struct HeldRun {
     offset: u64,
 }
 
-/// A nameless file that keeps pages.
+/// Files and memory in which pages can be kept, made before the freeze.
 #[derive(Debug)]
-pub struct Hold {
-    file: Arc<File>,
-    len: u64,
+pub struct Room {
+    in_memory: File,
+    on_disk: File,
     buffer: Vec<u8>,
 }
 
-impl Hold {
+impl Room {
+    /// Enough for all pages of a small program, little enough for the processor's cache.
     const BUFFER_BYTES: usize = 256 * 1024;
 
-    /// Starts to keep pages in an empty file.
-    #[must_use]
-    pub fn new(file: File) -> Self {
-        Self {
-            file: Arc::new(file),
-            len: 0,
-            buffer: Vec::new(),
-        }
-    }
-
-    /// Copies pages.
+    /// Makes room; `on_disk` is an empty file, for what is too much for memory.
     ///
     /// # Errors
-    /// A page that cannot be read; a full disk.
-    pub fn keep(
+    /// memfd_create(2).
+    pub fn make(on_disk: File) -> Result<Self> {
+        let in_memory = memfd_create("dedump", MFdFlags::MFD_CLOEXEC);
+        let mut buffer = Vec::with_capacity(Self::BUFFER_BYTES);
+        // Written to, so that the freeze need not wait for the pages of the buffer itself.
+        buffer.resize(Self::BUFFER_BYTES, 0);
+        Ok(Self {
+            in_memory: File::from(in_memory.on("memfd_create", Target::Here)?),
+            on_disk,
+            buffer,
+        })
+    }
+
+    /// Takes the room that suits a collection: little goes to memory, which is faster.
+    fn choose(self, collection: &Collection) -> Hold {
+        const LITTLE_BYTES: u64 = 64 << 20;
+        let spaces = collection.spaces.iter();
+        let pages: u64 = spaces.map(|space| space.object.pages_scanned()).sum();
+        let extents = collection
+            .files
+            .segments
+            .iter()
+            .flat_map(|segment| &segment.extents);
+        let shared: u64 = extents.map(|extent| extent.end - extent.start).sum();
+        Hold {
+            file: if pages * PAGE_BYTES + shared <= LITTLE_BYTES {
+                self.in_memory
+            } else {
+                self.on_disk
+            },
+            flushed: 0,
+            buffer: self.buffer,
+            filled: 0,
+        }
+    }
+}
+
+/// A nameless file that keeps pages, the last of them still in memory.
+#[derive(Debug)]
+struct Hold {
+    file: File,
+    /// Bytes in the file.
+    flushed: u64,
+    buffer: Vec<u8>,
+    /// Bytes in the buffer, which follow those in the file.
+    filled: usize,
+}
+
+impl Hold {
+    /// Copies pages.
+    fn keep(
         &mut self,
         source: &dyn PageSource,
         ranges: impl IntoIterator<Item = (u64, u64)>,
-        behind: Option<Arc<TaskMemory>>,
-    ) -> Result<Kept> {
-        let mut runs: Vec<HeldRun> = Vec::new();
-        let mut filled = 0;
-        self.buffer.resize(Self::BUFFER_BYTES, 0);
+    ) -> Result<Vec<HeldRun>> {
+        let mut runs = Vec::new();
         for (start, end) in ranges {
             runs.push(HeldRun {
                 start,
                 end,
-                offset: self.len + filled as u64,
+                offset: self.flushed + self.filled as u64,
             });
             let mut from = start;
             while from < end {
-                if filled == self.buffer.len() {
-                    self.flush(filled)?;
-                    filled = 0;
+                if self.filled == self.buffer.len() {
+                    self.file
+                        .write_all_at(&self.buffer, self.flushed)
+                        .at("write", "kept pages")?;
+                    self.flushed += self.filled as u64;
+                    self.filled = 0;
                 }
-                let room = self.buffer.len() - filled;
-                let len = usize::try_from(end - from).unwrap_or(room).min(room);
-                source.read_pages(from, &mut self.buffer[filled..filled + len])?;
-                filled += len;
+                let room = &mut self.buffer[self.filled..];
+                let len = usize::try_from(end - from).unwrap_or(room.len());
+                let len = len.min(room.len());
+                source.read_pages(from, &mut room[..len])?;
+                self.filled += len;
                 from += len as u64;
             }
         }
-        self.flush(filled)?;
-        Ok(Kept {
-            runs,
-            file: Arc::clone(&self.file),
-            behind,
-        })
+        Ok(runs)
     }
 
-    fn flush(&mut self, filled: usize) -> Result<()> {
-        let bytes = &self.buffer[..filled];
+    /// Reads what was kept.
+    fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<()> {
+        let in_file = usize::try_from(self.flushed.saturating_sub(offset)).unwrap_or(bytes.len());
+        let (from_file, from_buffer) = bytes.split_at_mut(in_file.min(bytes.len()));
         self.file
-            .write_all_at(bytes, self.len)
-            .at("write", "kept pages")?;
-        self.len += filled as u64;
+            .read_exact_at(from_file, offset)
+            .at("read", "kept pages")?;
+        let start = (offset + from_file.len() as u64).saturating_sub(self.flushed);
+        let start = usize::try_from(start).unwrap_or(self.filled);
+        from_buffer.copy_from_slice(&self.buffer[start..start + from_buffer.len()]);
         Ok(())
     }
 }
@@ -103,7 +145,7 @@ impl Hold {
 pub struct Kept {
     /// Ascending.
     runs: Vec<HeldRun>,
-    file: Arc<File>,
+    hold: Arc<Hold>,
     /// What is asked for all other pages.
     behind: Option<Arc<TaskMemory>>,
 }
@@ -127,10 +169,7 @@ impl PageSource for Kept {
                 .min(rest.len());
             let part = &mut rest[..len];
             match (held, &self.behind) {
-                (Some(run), _) => self
-                    .file
-                    .read_exact_at(part, run.offset + (from - run.start))
-                    .at("read", "kept pages")?,
+                (Some(run), _) => self.hold.read(run.offset + (from - run.start), part)?,
                 (None, Some(memory)) => memory.read(from, part)?,
                 (None, None) => part.fill(0),
             }
@@ -155,8 +194,8 @@ impl KeptMemory {
     ///
     /// # Errors
     /// A page that cannot be read; a full disk.
-    pub fn of(collection: &Collection, shared: &SharedPages, file: File) -> Result<Self> {
-        let mut hold = Hold::new(file);
+    pub fn of(collection: &Collection, shared: &SharedPages, room: Room) -> Result<Self> {
+        let mut hold = room.choose(collection);
         let memory_of: HashMap<Tid, &TaskMemory> = collection
             .tasks
             .iter()
@@ -170,7 +209,7 @@ impl KeptMemory {
             let runs = shared.sourced(index, &space.object.pages);
             let ranges = runs.iter().map(|run| (run.start, run.end));
             let snapshot = space.object.snapshot.as_ref().map(Snapshot::memory);
-            spaces.push(hold.keep(*memory, ranges, snapshot)?);
+            spaces.push((hold.keep(*memory, ranges)?, snapshot));
         }
         let mut segments = Vec::with_capacity(collection.files.segments.len());
         for segment in &collection.files.segments {
@@ -178,8 +217,17 @@ impl KeptMemory {
                 .extents
                 .iter()
                 .map(|extent| (extent.start, extent.end));
-            segments.push(hold.keep(segment, ranges, None)?);
+            segments.push((hold.keep(segment, ranges)?, None));
         }
-        Ok(Self { spaces, segments })
+        let hold = Arc::new(hold);
+        let kept = |(runs, behind)| Kept {
+            runs,
+            hold: Arc::clone(&hold),
+            behind,
+        };
+        Ok(Self {
+            spaces: spaces.into_iter().map(kept).collect(),
+            segments: segments.into_iter().map(kept).collect(),
+        })
     }
 }

@@ -141,22 +141,20 @@ struct Sight<'a> {
 }
 
 impl Files {
-    /// Nothing met yet.
-    ///
-    /// # Errors
-    /// When the device of shared memory cannot be found out.
-    pub fn new(sockets: &SocketChoices) -> Result<Self> {
-        Ok(Self {
+    /// Nothing met yet. `shmem_device` is what files of shared memory are on.
+    #[must_use]
+    pub fn new(sockets: &SocketChoices, shmem_device: u64) -> Self {
+        Self {
             open: Vec::new(),
             ghosts: Vec::new(),
             pipes: Vec::new(),
             segments: Vec::new(),
             sockets: Sockets::new(sockets.clone()),
-            shmem_device: fcntl::shmem_device().on("memfd_create", Target::Here)?,
+            shmem_device,
             held: HashMap::new(),
             mapped: HashMap::new(),
             inodes: HashMap::new(),
-        })
+        }
     }
 
     /// Reads a descriptor table and every open file in it that was not met before.
