@@ -23,13 +23,23 @@ use crate::proc::status::{Status, parse_status};
 pub(super) struct Reading {
     pub(super) memory: TaskMemory,
     pub(super) mappings: Vec<Mapping>,
-    /// The mappings with their flags; not of what is large and was read before the freeze.
-    pub(super) smaps: Option<Vec<smaps::Vma>>,
+    pub(super) flags: MappingFlags,
     pub(super) auxv: Vec<u64>,
     /// How many descriptors it has, where the kernel tells.
     pub(super) descriptors: Option<usize>,
     /// Its threads, leader first.
     pub(super) threads: Vec<ThreadReading>,
+}
+
+/// Where the flags of a process's mappings are known from.
+#[derive(Debug)]
+pub(super) enum MappingFlags {
+    /// Read in the freeze, with the mappings.
+    Read(Vec<smaps::Vma>),
+    /// Read before the freeze: reading them takes long.
+    Ahead,
+    /// To be read when something is gone that does not belong to the process.
+    Later,
 }
 
 /// What is told of a thread.
@@ -104,20 +114,20 @@ pub(super) fn read_one(
 fn read(pid: Pid, proc_dir: &ProcDir, own: &OwnNamespaces, ahead: &LookAhead) -> Result<Reading> {
     own.check(pid, proc_dir)?;
     let memory = TaskMemory::open(proc_dir, pid.leader())?;
-    let (mappings, smaps) = if ahead.space(pid).is_some() {
+    let (mappings, flags) = if ahead.space(pid).is_some() {
         let text = proc_dir.read("maps")?;
         let mappings = parse_maps(&text).map_err(|e| e.at(proc_dir.path_of("maps")))?;
-        (mappings, None)
+        (mappings, MappingFlags::Ahead)
     } else {
         let vmas = read_smaps(proc_dir)?;
         let mappings = vmas.iter().map(|vma| vma.mapping.clone()).collect();
-        (mappings, Some(vmas))
+        (mappings, MappingFlags::Read(vmas))
     };
     let auxv = proc_dir.read("auxv")?;
     Ok(Reading {
         memory,
         mappings,
-        smaps,
+        flags,
         auxv: parse_auxv(&auxv).map_err(|e| e.at(proc_dir.path_of("auxv")))?,
         descriptors: count_descriptors(proc_dir)?,
         threads: Vec::new(),

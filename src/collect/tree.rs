@@ -16,7 +16,9 @@ use super::here::Here;
 use super::memory::{self, AddressSpace};
 use super::namespaces::OwnNamespaces;
 use super::notes::{Note, NoteKind};
-use super::reading::{Reading, ThreadReading, fs_looks, read_all, read_one, read_smaps};
+use super::reading::{
+    MappingFlags, Reading, ThreadReading, fs_looks, read_all, read_one, read_smaps,
+};
 use super::seccomp;
 use super::task::{self, Living, Task};
 use super::thread::{self, Capture, Thread};
@@ -36,7 +38,6 @@ use crate::proc::ProcDir;
 use crate::proc::locks::LockedInodes;
 use crate::proc::maps::Mapping;
 use crate::proc::memory::TaskMemory;
-use crate::proc::smaps;
 use crate::proc::status::{Seccomp, Status};
 
 /// Working folder, root and umask.
@@ -194,8 +195,7 @@ struct Collector<'a> {
 struct Arrived {
     memory: TaskMemory,
     mappings: Vec<Mapping>,
-    /// The mappings with their flags, if they were read and will not change.
-    smaps: Option<Vec<smaps::Vma>>,
+    flags: MappingFlags,
     auxv: Vec<u64>,
     site: Site,
     sightings: TaskSightings,
@@ -234,7 +234,7 @@ struct KnownDescriptors<'a> {
 /// What was read of an address space before anything was run on it.
 struct Maps {
     mappings: Vec<Mapping>,
-    smaps: Option<Vec<smaps::Vma>>,
+    flags: MappingFlags,
     auxv: Vec<u64>,
 }
 
@@ -285,12 +285,12 @@ impl Collector<'_> {
             // Its threads may have run on a little, to leave what a killed dumper left, which
             // goes away before its memory is looked at.
             reading = read_one(process, &self.own, self.ahead)?;
-            reading.smaps = None;
+            reading.flags = MappingFlags::Later;
         }
         let Reading {
             memory,
             mappings,
-            smaps,
+            flags,
             auxv,
             descriptors: count,
             threads: told,
@@ -355,7 +355,7 @@ impl Collector<'_> {
         Ok(Arrived {
             memory,
             mappings,
-            smaps,
+            flags,
             auxv,
             site,
             sightings,
@@ -453,7 +453,7 @@ impl Collector<'_> {
         let Arrived {
             fds,
             mappings,
-            smaps,
+            flags,
             auxv,
             memory,
             sightings,
@@ -471,7 +471,7 @@ impl Collector<'_> {
                     snapshot,
                     Maps {
                         mappings,
-                        smaps,
+                        flags,
                         auxv,
                     },
                 )
@@ -713,13 +713,20 @@ impl Collector<'_> {
     ) -> Result<AddressSpace> {
         let proc_dir = &process.proc_dir;
         let tid = process.pid.leader();
-        let ahead = self.ahead.space(process.pid).filter(|_| snapshot.is_some());
-        let ahead = ahead.and_then(|space| space.vmas(&maps.mappings, living.status.locked_kib));
-        let flags_from_before = ahead.is_some();
-        let smaps = match (ahead, maps.smaps) {
-            (Some(vmas), _) => vmas.to_vec(),
-            (None, Some(vmas)) => vmas,
-            (None, None) => read_smaps(proc_dir)?,
+        let mut flags_from_before = false;
+        let smaps = match maps.flags {
+            MappingFlags::Read(vmas) => vmas,
+            MappingFlags::Later => read_smaps(proc_dir)?,
+            MappingFlags::Ahead => {
+                let space = self.ahead.space(process.pid).filter(|_| snapshot.is_some());
+                let vmas =
+                    space.and_then(|space| space.vmas(&maps.mappings, living.status.locked_kib));
+                flags_from_before = vmas.is_some();
+                match vmas {
+                    Some(vmas) => vmas.to_vec(),
+                    None => read_smaps(proc_dir)?,
+                }
+            }
         };
         let (files, tree) = (
             &mut self.collection.files,

@@ -47,13 +47,11 @@ impl Room {
     /// memfd_create(2).
     pub fn make(on_disk: File) -> Result<Self> {
         let in_memory = memfd_create("dedump", MFdFlags::MFD_CLOEXEC);
-        let mut buffer = Vec::with_capacity(Self::BUFFER_BYTES);
-        // Written to, so that the freeze need not wait for the pages of the buffer itself.
-        buffer.resize(Self::BUFFER_BYTES, 0);
         Ok(Self {
             in_memory: File::from(in_memory.on("memfd_create", Target::Here)?),
             on_disk,
-            buffer,
+            // Not of zeros: the freeze need not wait for the pages of the buffer itself.
+            buffer: vec![1; Self::BUFFER_BYTES],
         })
     }
 
