@@ -16,6 +16,8 @@
 //!   through [`inject`] where only the task itself can ask;
 //! * [`image`] writes what was collected in CRIU's format;
 //! * dropping or releasing the frozen tree lets every task go as it was found.
+//!
+//! [`inspect`] looks at what was written, by dedump or by CRIU.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
@@ -29,6 +31,7 @@ pub mod hold;
 pub mod ids;
 pub mod image;
 pub mod inject;
+pub mod inspect;
 pub mod kcmp;
 pub mod options;
 pub mod proc;

@@ -5,7 +5,7 @@
 mod cli;
 
 use std::env;
-use std::io::{ErrorKind, Write as _, stderr};
+use std::io::{BufWriter, ErrorKind, Write as _, stderr, stdout};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -13,8 +13,13 @@ use nix::errno::Errno;
 use tracing::{error, info, warn};
 
 use cli::log::{Log, one_line};
+use cli::show::ShowArgs;
 use cli::{Dump, Request};
-use dedump::error::{Error, Result, Target};
+use dedump::error::{Error, IoResultExt, Result, Target};
+use dedump::image::opened::OpenedFolder;
+use dedump::inspect::memory::Memory;
+use dedump::inspect::paint::Paint;
+use dedump::inspect::show::{Style, show_path};
 
 fn main() -> ExitCode {
     if dedump::sys::auxv::secure_execution() {
@@ -26,6 +31,13 @@ fn main() -> ExitCode {
     }
     match cli::parse(env::args_os()) {
         Ok(Request::Dump(request)) => dump(&request),
+        Ok(Request::Show(request)) => finish(show(&request)),
+        Ok(Request::Completions(request)) => {
+            let mut text = Vec::new();
+            clap_complete::generate(request.shell, &mut cli::command(), "dedump", &mut text);
+            finish(stdout().write_all(&text).at("write", "standard output"))
+        }
+        Ok(Request::Man(request)) => finish(man(request.dir.as_deref())),
         Ok(Request::Text(text)) => match text.print() {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitCode::FAILURE,
@@ -72,6 +84,69 @@ fn logged_dump(request: &Dump) -> Result<()> {
     }
     dedump::dump::run(&request.options)?;
     info!("the dump is complete");
+    Ok(())
+}
+
+/// The exit code of a command that only prints.
+fn finish(result: Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // Who reads has seen enough.
+        Err(Error::Image {
+            op: "write",
+            source,
+            ..
+        }) if source.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(failure) => complain(&failure),
+    }
+}
+
+fn show(request: &ShowArgs) -> Result<()> {
+    let mut out = BufWriter::new(stdout().lock());
+    let paint = Paint::of_stdout();
+    let style = match (request.json, request.pretty) {
+        (true, _) => Style::Json,
+        (_, true) => Style::Pretty,
+        _ => Style::Readable(paint),
+    };
+    let mut failures = Vec::new();
+    for path in &request.paths {
+        let shown = match (request.pid, request.addr) {
+            (Some(pid), Some(address)) => OpenedFolder::open(path)
+                .and_then(|folder| Memory::open(&folder, pid))
+                .and_then(|memory| memory.hexdump(address, request.len, paint, &mut out)),
+            _ => show_path(path, style, &mut out),
+        };
+        match shown {
+            Err(failure @ Error::Image { op: "write", .. }) => return Err(failure),
+            Err(failure) => failures.push(failure),
+            Ok(()) => {}
+        }
+    }
+    out.flush().at("write", "standard output")?;
+    match failures.pop() {
+        None => Ok(()),
+        Some(only) if failures.is_empty() => Err(only),
+        Some(last) => {
+            failures.push(last);
+            Err(Error::Blocked(failures))
+        }
+    }
+}
+
+fn man(folder: Option<&Path>) -> Result<()> {
+    let mut command = cli::command();
+    command.build();
+    let Some(folder) = folder else {
+        let page = cli::texts::page(&command).at("write", "the manual page")?;
+        return stdout().write_all(&page).at("write", "standard output");
+    };
+    let subcommands: Vec<_> = command.get_subcommands().cloned().collect();
+    for command in std::iter::once(command).chain(subcommands) {
+        let page = cli::texts::page(&command).at("write", "the manual page")?;
+        let path = folder.join(cli::texts::page_name(&command));
+        std::fs::write(&path, page).at("write", path)?;
+    }
     Ok(())
 }
 

@@ -254,7 +254,7 @@ pub(super) fn refusal(command: &str) -> Option<&'static str> {
         "service" | "swrk" => "call dedump dump",
         "check" => "a dump tells what is in its way before it kills anything",
         "cpuinfo" | "dedup" => "call criu for it",
-        "exec" | "show" => "criu has dropped it, too",
+        "exec" => "criu has dropped it, too",
         _ => return None,
     })
 }

@@ -4,13 +4,15 @@ mod criu;
 mod dump;
 mod getopt;
 pub(crate) mod log;
+pub(crate) mod show;
 #[cfg(test)]
 mod tests;
+pub(crate) mod texts;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use dedump::error::{Error, Result};
 
@@ -24,6 +26,7 @@ Examples:
   dedump dump -t 4120 -D images      dump the tree under 4120 and end it
   dedump dump -t 4120 -D images -R   dump it and let it run on
   dedump dump --help                 all options, which are those of criu dump
+  dedump show images                 what stands in a folder of images
   criu restore -D images             bring it back";
 
 /// Dump process trees into images that criu restores, everything shared written once
@@ -45,6 +48,9 @@ enum Command {
     // A later option wins, as in CRIU.
     #[command(args_override_self = true, after_help = after_help(), disable_version_flag = true)]
     Dump(dump::DumpArgs),
+    Show(show::ShowArgs),
+    Completions(texts::CompletionsArgs),
+    Man(texts::ManArgs),
 }
 
 /// What the command line asks for.
@@ -52,6 +58,12 @@ enum Command {
 pub(crate) enum Request {
     /// A dump.
     Dump(Box<Dump>),
+    /// A look at images.
+    Show(show::ShowArgs),
+    /// Completions for a shell.
+    Completions(texts::CompletionsArgs),
+    /// Manual pages.
+    Man(texts::ManArgs),
     /// Help or version, ready to print.
     Text(clap::Error),
 }
@@ -61,6 +73,10 @@ pub(crate) enum Request {
 /// # Errors
 /// [`Error::Usage`] names what is wrong, unknown or not built yet.
 pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request> {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    if arguments.get(1).is_some_and(|word| is_our_own(word)) {
+        return with_clap(arguments.into_iter().skip(1));
+    }
     let mut scan = Scan::new(arguments.into_iter().skip(1));
     let command = if scan.words.is_empty() {
         None
@@ -98,15 +114,27 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Req
     with_clap(std::iter::once("dump".into()).chain(taken))
 }
 
+/// Whether a word is a command that criu does not have: its arguments follow the rules of clap.
+fn is_our_own(word: &OsStr) -> bool {
+    let commands = Arguments::command();
+    let known = commands.get_subcommands().map(clap::Command::get_name);
+    known
+        .filter(|name| *name != "dump")
+        .any(|name| word == name)
+}
+
 /// The last step, on arguments in the one form that clap and getopt read alike.
 fn with_clap(canonical: impl IntoIterator<Item = OsString>) -> Result<Request> {
-    let whole = std::iter::once("dedump".into()).chain(canonical);
-    match Arguments::try_parse_from(whole) {
-        Ok(Arguments {
-            command: Command::Dump(dump),
-        }) => match dump.resolve() {
-            Some(dump) => Ok(Request::Dump(Box::new(dump))),
-            None => Err(usage("no process tree to dump: give its root with -t PID")),
+    let whole: Vec<OsString> = std::iter::once("dedump".into()).chain(canonical).collect();
+    match Arguments::try_parse_from(&whole) {
+        Ok(Arguments { command }) => match command {
+            Command::Dump(dump) => match dump.resolve() {
+                Some(dump) => Ok(Request::Dump(Box::new(dump))),
+                None => Err(usage("no process tree to dump: give its root with -t PID")),
+            },
+            Command::Show(show) => Ok(Request::Show(show)),
+            Command::Completions(completions) => Ok(Request::Completions(completions)),
+            Command::Man(man) => Ok(Request::Man(man)),
         },
         Err(text)
             if matches!(
@@ -118,11 +146,22 @@ fn with_clap(canonical: impl IntoIterator<Item = OsString>) -> Result<Request> {
         }
         Err(mistake) => {
             let text = mistake.to_string();
-            let first = text.lines().next().unwrap_or_default();
-            let first = first.strip_prefix("error: ").unwrap_or(first);
-            Err(usage(format!("{first}: see dedump dump --help")))
+            // What is missing stands in lines of its own.
+            let told = text.lines().take_while(|line| !line.is_empty());
+            let told: Vec<&str> = told.map(str::trim).collect();
+            let told = told.join(" ");
+            let told = told.strip_prefix("error: ").unwrap_or(&told);
+            let command = whole
+                .get(1)
+                .map_or("".into(), |word| word.to_string_lossy());
+            Err(usage(format!("{told}: see dedump {command} --help")))
         }
     }
+}
+
+/// The whole command line, for those who describe it.
+pub(crate) fn command() -> clap::Command {
+    Arguments::command()
 }
 
 fn refused(option: &criu::Opt) -> Option<String> {

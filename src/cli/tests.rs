@@ -320,6 +320,48 @@ fn help_begins_with_examples_and_names_everything() {
 }
 
 #[test]
+fn commands_that_criu_does_not_have_follow_the_rules_of_clap() {
+    for command in ["show", "completions", "man"] {
+        let help = text(&format!("{command} --help"));
+        let start = format!("Examples:\n  dedump {command}");
+        assert!(help.starts_with(&start), "{help}");
+        assert!(help.lines().all(|line| line.len() <= 100), "{help}");
+    }
+    let line = "show a --pid 7 --addr 0x1000 b";
+    let Ok(Request::Show(show)) = parse(arguments(line)) else {
+        panic!("{line}");
+    };
+    assert_eq!(show.paths, [Path::new("a"), Path::new("b")]);
+    assert_eq!((show.pid, show.addr, show.len), (Some(7), Some(4096), 256));
+    for (line, part) in [
+        ("show", "<FILE|DIR>..."),
+        ("show x --json --pretty", "'--pretty'"),
+        ("show x --pid 7", "--addr <A>"),
+        ("show x --pid 7 --addr 10x", "not a number"),
+        ("show x --json --pid 7 --addr 1", "cannot be used with"),
+        ("completions tcsh", "invalid value 'tcsh'"),
+    ] {
+        let mistake = mistake(line);
+        assert!(mistake.contains(part), "{line}: {mistake}");
+        let command = line.split(' ').next().unwrap();
+        let end = format!(": see dedump {command} --help");
+        assert!(mistake.ends_with(&end), "{mistake}");
+    }
+}
+
+#[test]
+fn manual_pages_begin_with_examples() {
+    let mut command = super::command();
+    command.build();
+    let page = super::texts::page(command.find_subcommand("show").unwrap()).unwrap();
+    let page = String::from_utf8(page).unwrap();
+    assert!(
+        page.contains(".SH EXAMPLES\n.nf\n\\&  dedump show images "),
+        "{page}"
+    );
+}
+
+#[test]
 fn the_readme_names_every_option_taken() {
     let readme = include_str!("../../README.md");
     for option in OPTIONS.iter().filter(|option| option.fate == Fate::Taken) {

@@ -6,6 +6,7 @@
 
 mod fixtures;
 mod guest;
+mod mutations;
 mod oracle;
 mod outside;
 mod pages;
