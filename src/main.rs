@@ -14,12 +14,15 @@ use tracing::{error, info, warn};
 
 use cli::log::{Log, one_line};
 use cli::show::ShowArgs;
-use cli::{Dump, Request};
+use cli::{Dump, Look, Request};
 use dedump::error::{Error, IoResultExt, Result, Target};
 use dedump::image::opened::OpenedFolder;
 use dedump::inspect::memory::Memory;
 use dedump::inspect::paint::Paint;
 use dedump::inspect::show::{Style, show_path};
+use dedump::inspect::size::size;
+use dedump::inspect::tree::{Details, tree};
+use dedump::inspect::verify::verify;
 
 fn main() -> ExitCode {
     if dedump::sys::auxv::secure_execution() {
@@ -32,6 +35,11 @@ fn main() -> ExitCode {
     match cli::parse(env::args_os()) {
         Ok(Request::Dump(request)) => dump(&request),
         Ok(Request::Show(request)) => finish(show(&request)),
+        Ok(Request::Look(request)) => match look(&request) {
+            // One line each has been said of what is wrong.
+            Ok(false) => ExitCode::FAILURE,
+            told => finish(told.map(drop)),
+        },
         Ok(Request::Completions(request)) => {
             let mut text = Vec::new();
             clap_complete::generate(request.shell, &mut cli::command(), "dedump", &mut text);
@@ -44,6 +52,81 @@ fn main() -> ExitCode {
         },
         Err(mistake) => complain(&mistake),
     }
+}
+
+/// Looks at folders. Whether nothing was found to complain of.
+fn look(request: &Look) -> Result<bool> {
+    let mut out = BufWriter::new(stdout().lock());
+    let mut tell = |text: &str| {
+        out.write_all(text.as_bytes())
+            .at("write", "standard output")
+    };
+    let mut is_fine = true;
+    match request {
+        Look::Verify { dir, json } => {
+            let verdict = verify(dir)?;
+            is_fine = verdict.is_sound();
+            if *json {
+                tell(&format!("{:#}\n", verdict.json()))?;
+            } else {
+                tell(&verdict.to_string())?;
+            }
+        }
+        Look::Tree {
+            dir,
+            fds,
+            maps,
+            dot,
+            json,
+        } => {
+            let tree = tree(dir)?;
+            let details = Details {
+                fds: *fds,
+                maps: *maps,
+            };
+            match (dot, json) {
+                (true, _) => tell(&tree.dot())?,
+                (_, true) => tell(&format!("{:#}\n", tree.json(details)))?,
+                _ => tell(&tree.text(details))?,
+            }
+            is_fine = all_read(tree.defects());
+        }
+        Look::Size {
+            dirs,
+            json,
+            csv,
+            svg,
+        } => {
+            if svg.is_some() && dirs.len() > 1 {
+                return Err(Error::Usage("--svg draws one folder only".to_owned()));
+            }
+            for (number, dir) in dirs.iter().enumerate() {
+                let size = size(dir)?;
+                match (json, csv) {
+                    (true, _) => tell(&format!("{:#}\n", size.json()))?,
+                    (_, true) => tell(&size.csv(number == 0))?,
+                    _ if number > 0 => tell(&format!("\n{}", size.text()))?,
+                    _ => tell(&size.text())?,
+                }
+                if let Some(svg) = svg {
+                    std::fs::write(svg, size.svg()).at("write", svg.as_path())?;
+                }
+                is_fine &= all_read(size.defects.found().iter().map(ToString::to_string));
+            }
+        }
+    }
+    out.flush().at("write", "standard output")?;
+    Ok(is_fine)
+}
+
+/// Says what could not be read; whether that is nothing.
+fn all_read(damage: impl Iterator<Item = String>) -> bool {
+    let mut is_whole = true;
+    for line in damage {
+        is_whole = false;
+        let _ = writeln!(stderr(), "dedump: warning: {}", one_line(&line));
+    }
+    is_whole
 }
 
 fn dump(request: &Dump) -> ExitCode {

@@ -3,6 +3,7 @@
 mod criu;
 mod dump;
 mod getopt;
+mod inspect;
 pub(crate) mod log;
 pub(crate) mod show;
 #[cfg(test)]
@@ -17,6 +18,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use dedump::error::{Error, Result};
 
 pub(crate) use dump::Dump;
+pub(crate) use inspect::Look;
 
 use criu::{Fate, OPTIONS};
 use getopt::Scan;
@@ -27,6 +29,9 @@ Examples:
   dedump dump -t 4120 -D images -R   dump it and let it run on
   dedump dump --help                 all options, which are those of criu dump
   dedump show images                 what stands in a folder of images
+  dedump verify images               would it restore?
+  dedump tree images                 who is in it, and what do they share?
+  dedump size images                 what takes the room?
   criu restore -D images             bring it back";
 
 /// Dump process trees into images that criu restores, everything shared written once
@@ -49,6 +54,8 @@ enum Command {
     #[command(args_override_self = true, after_help = after_help(), disable_version_flag = true)]
     Dump(dump::DumpArgs),
     Show(show::ShowArgs),
+    #[command(flatten)]
+    Look(Look),
     Completions(texts::CompletionsArgs),
     Man(texts::ManArgs),
 }
@@ -58,8 +65,10 @@ enum Command {
 pub(crate) enum Request {
     /// A dump.
     Dump(Box<Dump>),
-    /// A look at images.
+    /// What stands in images.
     Show(show::ShowArgs),
+    /// A look at whole folders.
+    Look(Look),
     /// Completions for a shell.
     Completions(texts::CompletionsArgs),
     /// Manual pages.
@@ -133,6 +142,7 @@ fn with_clap(canonical: impl IntoIterator<Item = OsString>) -> Result<Request> {
                 None => Err(usage("no process tree to dump: give its root with -t PID")),
             },
             Command::Show(show) => Ok(Request::Show(show)),
+            Command::Look(look) => Ok(Request::Look(look)),
             Command::Completions(completions) => Ok(Request::Completions(completions)),
             Command::Man(man) => Ok(Request::Man(man)),
         },

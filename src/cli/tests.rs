@@ -13,7 +13,7 @@ use dedump::options::NetworkLock;
 
 use super::criu::{Fate, OPTIONS, Value};
 use super::log::{Log, one_line};
-use super::{Arguments, Dump, Request, parse};
+use super::{Arguments, Dump, Look, Request, parse};
 
 fn arguments(line: &str) -> impl Iterator<Item = OsString> {
     std::iter::once("dedump")
@@ -390,5 +390,16 @@ proptest! {
     #[test]
     fn words_come_in_any_order(seed in Just(["-R", "-j", "-v4", "-t7", "-Di", "dump"]).prop_shuffle()) {
         prop_assert_eq!(dump(&seed.join(" ")), dump("dump -R -j -v4 -t7 -Di"));
+    }
+}
+
+#[test]
+fn commands_that_look_have_words_of_their_own() {
+    assert!(matches!(
+        parse(arguments("verify images --json")),
+        Ok(Request::Look(Look::Verify { json: true, .. }))
+    ));
+    for line in ["verify", "verify a b", "verify --frob a"] {
+        assert!(mistake(line).contains("dedump verify --help"), "{line}");
     }
 }

@@ -8,26 +8,28 @@ use crate::proc::smaps::VmFlag;
 use crate::sys::fcntl::hugetlb_size_flags;
 
 /// `VmaEntry.status` bits.
-mod status {
-    pub(super) const REGULAR: u32 = 1 << 0;
-    pub(super) const VSYSCALL: u32 = 1 << 2;
-    pub(super) const VDSO: u32 = 1 << 3;
-    pub(super) const HEAP: u32 = 1 << 5;
-    pub(super) const FILE_PRIVATE: u32 = 1 << 6;
-    pub(super) const FILE_SHARED: u32 = 1 << 7;
-    pub(super) const ANON_PRIVATE: u32 = 1 << 9;
-    pub(super) const VVAR: u32 = 1 << 12;
-    pub(super) const AIO_RING: u32 = 1 << 13;
-    pub(super) const MEMFD: u32 = 1 << 14;
-    pub(super) const GUARD: u32 = 1 << 16;
+pub(crate) mod status {
+    pub(crate) const REGULAR: u32 = 1 << 0;
+    pub(crate) const VSYSCALL: u32 = 1 << 2;
+    pub(crate) const VDSO: u32 = 1 << 3;
+    pub(crate) const HEAP: u32 = 1 << 5;
+    pub(crate) const FILE_PRIVATE: u32 = 1 << 6;
+    pub(crate) const FILE_SHARED: u32 = 1 << 7;
+    pub(crate) const ANON_SHARED: u32 = 1 << 8;
+    pub(crate) const ANON_PRIVATE: u32 = 1 << 9;
+    pub(crate) const SYSVIPC: u32 = 1 << 10;
+    pub(crate) const VVAR: u32 = 1 << 12;
+    pub(crate) const AIO_RING: u32 = 1 << 13;
+    pub(crate) const MEMFD: u32 = 1 << 14;
+    pub(crate) const GUARD: u32 = 1 << 16;
 }
 
 /// `PagemapEntry.flags`: the bytes are in the folder below.
-pub(super) const PARENT: u32 = 1 << 0;
+pub(crate) const PARENT: u32 = 1 << 0;
 /// `PagemapEntry.flags`: may be served after the task runs again.
 pub(super) const LAZY: u32 = 1 << 1;
 /// `PagemapEntry.flags`: the bytes are in the pages file of this folder.
-pub(super) const PRESENT: u32 = 1 << 2;
+pub(crate) const PRESENT: u32 = 1 << 2;
 
 /// More words are refused by restore.
 const LONGEST_AUXV: usize = 44;

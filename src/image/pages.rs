@@ -22,6 +22,7 @@ use std::path::Path;
 use super::catalogue::Kind;
 use super::copy::{Before, Copied, Fate, Job, Piece, copy};
 use super::folder::{ImageFolder, Level};
+use super::framing::ImageFile;
 use super::memory::{LAZY, PARENT, PRESENT};
 use super::previous::Previous;
 use super::proto;
@@ -193,12 +194,13 @@ impl Pages<'_> {
         let (_, jobs) = jobs.split_at(families);
         let (own_jobs, segment_jobs) = jobs.split_at(self.spaces.len());
         let bridges = families > 0 && self.earlier.is_some();
-        if bridges {
-            folder.raw_file(Level::Common, Kind::Pages, u64::from(self.bridge_id()))?;
-        }
         let bridge = |name: (Kind, u64), lines: &[Line]| {
             let earlier = in_parent(lines);
             if bridges && !earlier.is_empty() {
+                let pages = (Kind::Pages, u64::from(self.bridge_id()));
+                if !folder.has(Level::Common, pages) {
+                    Self::bridge_file(folder, pages)?;
+                }
                 write_pagemap(folder, Level::Common, name, self.bridge_id(), &earlier)?;
             }
             Ok(())
@@ -241,6 +243,17 @@ impl Pages<'_> {
             write_pagemap(folder, Level::Top, name, self.segment_id(index), &lines)?;
         }
         Ok(written)
+    }
+
+    /// The empty file that pagemaps name which only lead further.
+    fn bridge_file(folder: &ImageFolder, (kind, id): (Kind, u64)) -> Result<()> {
+        folder.raw_file(Level::Common, kind, id)?;
+        folder.record(ImageFile {
+            name: Level::Common.name_of(kind, id),
+            size_bytes: 0,
+            crc32: 0,
+        });
+        Ok(())
     }
 
     /// The pagemaps of a family's members in the common folder: one file where they agree.

@@ -14,6 +14,7 @@ pub mod pagemap;
 pub mod pidfd;
 pub mod ptrace;
 pub mod sched;
+pub mod seek;
 pub mod socket;
 pub mod stat;
 pub mod stub;

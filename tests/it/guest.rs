@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use dedump::inspect::verify::verify;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
@@ -230,9 +231,41 @@ pub(crate) fn dedump(pid: i32, images: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// A folder for images that is removed at the end of the test.
-pub(crate) fn images() -> (TempDir, PathBuf) {
-    let dir = tempfile::tempdir().unwrap();
+/// A folder for folders of images, removed at the end of the test. Every dump that then is in
+/// it must be without a defect.
+pub(crate) struct Images(TempDir);
+
+impl std::ops::Deref for Images {
+    type Target = TempDir;
+
+    fn deref(&self) -> &TempDir {
+        &self.0
+    }
+}
+
+impl Drop for Images {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        for entry in std::fs::read_dir(self.path()).unwrap() {
+            let folder = entry.unwrap().path();
+            if folder.join("inventory.img").exists() {
+                assert_sound(&folder);
+            }
+        }
+    }
+}
+
+/// A folder has no defect.
+pub(crate) fn assert_sound(folder: &Path) {
+    let verdict = verify(folder).unwrap();
+    assert!(verdict.is_sound(), "{}: {verdict}", folder.display());
+}
+
+/// A folder for images.
+pub(crate) fn images() -> (Images, PathBuf) {
+    let dir = Images(tempfile::tempdir().unwrap());
     let images = dir.path().join("images");
     (dir, images)
 }

@@ -18,3 +18,4 @@ mod scenarios;
 mod sharing;
 mod snapshots;
 mod sockets;
+mod verify;

@@ -1,0 +1,59 @@
+//! Commands that look at whole folders of images.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+/// A look at folders of images.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Look {
+    /// Find what is wrong with a folder of images, and what that does to a restore
+    ///
+    /// One line for each defect: the file, the place in it, what is wrong, what restore makes of
+    /// it. The exit code is 1 if there is any.
+    Verify {
+        /// The folder, by dedump or by criu
+        dir: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Draw the process tree of a folder, and beside it what its tasks share
+    ///
+    /// Equal numbers are one kernel object; = marks what a task above has, too. OWN are saved
+    /// pages of nobody else, SHARED those that other tasks of the folder have, too.
+    Tree {
+        /// The folder, by dedump or by criu
+        dir: PathBuf,
+        /// List every descriptor, and who else has it
+        #[arg(long)]
+        fds: bool,
+        /// List every mapping, and what of it was saved
+        #[arg(long)]
+        maps: bool,
+        /// Print a graph for Graphviz, with one node for each thing that is shared
+        #[arg(long, conflicts_with_all = ["json", "fds", "maps"])]
+        dot: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Tell what takes the room in folders, what each task would cost alone, and what sharing saves
+    ///
+    /// ALONE is what a dump of that task alone would hold, OWN what nobody else refers to. What
+    /// an earlier dump holds counts where it lies, not here.
+    Size {
+        /// Folders, by dedump or by criu
+        #[arg(required = true)]
+        dirs: Vec<PathBuf>,
+        /// Print JSON, one document for each folder
+        #[arg(long, conflicts_with = "csv")]
+        json: bool,
+        /// Print rows of CSV
+        #[arg(long)]
+        csv: bool,
+        /// Also draw the folder as a treemap; of one folder only
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
+    },
+}
