@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::io::Write;
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 use tracing::{info, warn};
 
-use crate::ahead::LookAhead;
+use crate::ahead::{LookAhead, private_bytes};
 use crate::clock::Clock;
 use crate::collect::here::Here;
 use crate::collect::memory::{PAGE_BYTES, open_pagemap};
@@ -18,13 +19,14 @@ use crate::freeze::{After, FrozenTree, examine, freeze};
 use crate::hold::{KeptMemory, Room};
 use crate::ids::Tid;
 use crate::image::folder::{FolderOptions, ImageFolder};
-use crate::image::manifest::{Account, write_manifest, write_stats};
+use crate::image::manifest::{Account, Stats, write_manifest};
 use crate::image::previous::PreviousFolder;
 use crate::image::write::{Earlier, MemoryToWrite, write, write_inventory};
 use crate::options::DumpOptions;
 use crate::proc::ProcDir;
 use crate::progress::Progress;
 use crate::sys::sched;
+use crate::watch::Watch;
 
 /// Dumps a process tree.
 ///
@@ -32,7 +34,8 @@ use crate::sys::sched;
 /// tree runs on as it was and no image stays.
 ///
 /// # Errors
-/// Everything [`Error`] can say.
+/// Everything [`Error`] can say. After [`Error::TimedOut`] the kernel may still keep a thread of
+/// the dump in a call that does not come back; the tree is free when the process ends.
 pub fn run(options: &DumpOptions) -> Result<()> {
     examine(options.tree)?;
     raise_descriptor_limit();
@@ -43,6 +46,41 @@ pub fn run(options: &DumpOptions) -> Result<()> {
             sync: options.sync,
         },
     )?;
+    let is_checked = options.space_check && options.prev_images_dir.is_none();
+    let enough = folder.free_bytes().filter(|_| is_checked);
+    let mut needed_bytes = private_bytes(options.tree, enough.unwrap_or(u64::MAX));
+    if is_checked {
+        folder.expect_room(needed_bytes)?;
+    }
+    let folder = Arc::new(folder);
+    let watch = Arc::new(Watch::default());
+    let dump = {
+        let (folder, watch, options) = (Arc::clone(&folder), Arc::clone(&watch), options.clone());
+        move || {
+            let _over = watch.begin();
+            let outcome = dump_into(&folder, &options, &mut needed_bytes, &watch);
+            outcome.map_err(|failure| folder.explain(failure, needed_bytes))
+        }
+    };
+    let thread = std::thread::Builder::new()
+        .name("dump".to_owned())
+        .spawn(dump);
+    let thread = thread.at("start", "a thread")?;
+    if let Some(stuck) = watch.outlast() {
+        folder.abandon();
+        return Err(stuck);
+    }
+    let outcome = thread.join();
+    outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Fills a folder. What it finds to need room is added to `needed_bytes`.
+fn dump_into(
+    folder: &ImageFolder,
+    options: &DumpOptions,
+    needed_bytes: &mut u64,
+    watch: &Watch,
+) -> Result<()> {
     let earlier = options.prev_images_dir.as_deref().map(|link| {
         let folder = PreviousFolder::open(&options.images_dir.join(link))?;
         Ok(Earlier {
@@ -53,12 +91,6 @@ pub fn run(options: &DumpOptions) -> Result<()> {
     let earlier = earlier.transpose()?;
     let started = SystemTime::now();
     let mut clock = Clock::start();
-    // Far enough off to be never.
-    let timeout = options
-        .timeout
-        .unwrap_or(Duration::from_secs(365 * 24 * 3600));
-    let deadline = Instant::now() + timeout;
-
     let runs_on = options.after == After::LeaveRunning && options.snapshot;
     // A tree that does not run on waits for its memory to be written, whatever is known of it.
     let ahead = if runs_on {
@@ -67,13 +99,15 @@ pub fn run(options: &DumpOptions) -> Result<()> {
         LookAhead::default()
     };
     let room = runs_on
-        .then(|| Room::make(folder.nameless_file()?))
+        .then(|| Room::make(folder.nameless_file()?, folder.shown("").into()))
         .transpose()?;
     let here = Here::look()?;
     clock.stage("look ahead");
 
     clock.freeze();
-    let tree = freeze(options.tree, deadline)?;
+    watch.bound(options.timeout.map(|length| Instant::now() + length));
+    watch.at("stopping the tree", options.tree)?;
+    let tree = freeze(options.tree, watch.deadline())?;
     refuse_foreign_session(&tree.root().stat, options)?;
     clock.stage("seize");
 
@@ -83,16 +117,19 @@ pub fn run(options: &DumpOptions) -> Result<()> {
         runs_on,
         &ahead,
         here,
-        deadline,
+        watch,
         &mut clock,
     )?;
     refuse_unrestorable(&collection.notes, options)?;
+    *needed_bytes += collection.files.shared_bytes();
+    watch.at("reading connections", options.tree)?;
     let network = collection.files.sockets.hold_connections()?;
     let lock = network.lock().clone();
     if lock != Lock::None {
         clock.stage("lock");
     }
 
+    watch.at("comparing pages", options.tree)?;
     let mut shared = if options.page_dedup {
         let candidates = frozen_candidates(&tree, &collection)?;
         SharedPages::find(&candidates, collection.spaces.len())?
@@ -104,8 +141,10 @@ pub fn run(options: &DumpOptions) -> Result<()> {
     let mut held = Some((tree, network));
     let mut kept = None;
     if let Some(room) = room {
-        kept = Some(KeptMemory::of(&collection, &shared, room)?);
+        watch.at("copying memory that no snapshot keeps", options.tree)?;
+        kept = Some(KeptMemory::of(&collection, &shared, room, watch)?);
         clock.stage("snapshot");
+        watch.bound(None);
         release(&mut held, options.after, &mut clock)?;
         for space in &mut collection.spaces {
             space.object.list_snapshot()?;
@@ -117,7 +156,11 @@ pub fn run(options: &DumpOptions) -> Result<()> {
         clock.stage("compare");
     }
 
-    write_inventory(&folder, &options.sockets, &lock)?;
+    if !options.timeout_covers_writing {
+        watch.bound(None);
+    }
+    watch.at("writing the images", options.images_dir.as_path())?;
+    write_inventory(folder, &options.sockets, &lock)?;
     let notes = collection.notes.clone();
     let trees = collection.identities.counters();
     let pages_scanned = collection
@@ -130,8 +173,9 @@ pub fn run(options: &DumpOptions) -> Result<()> {
         shared: &shared,
         kept: kept.as_ref(),
         earlier: earlier.as_ref(),
+        watch,
     };
-    let write = || write(&folder, collection, &memory, &progress);
+    let write = || write(folder, collection, &memory, &progress);
     let written = if runs_on { behind(write)? } else { write()? };
     drop(progress);
     clock.stage("write");
@@ -146,10 +190,14 @@ pub fn run(options: &DumpOptions) -> Result<()> {
         written,
         notes,
     };
-    write_manifest(&folder, &account)?;
+    write_manifest(folder, &account)?;
     folder.seal()?;
-    write_stats(&options.work_dir, &account)?;
+    watch.check()?;
+    // There is no way back from here.
+    watch.bound(None);
+    let stats = Stats::write(&options.work_dir, &account)?;
     folder.commit()?;
+    stats.keep();
     release(&mut held, options.after, &mut clock)?;
 
     for stage in clock.stages() {

@@ -37,3 +37,4 @@ pub mod options;
 pub mod proc;
 pub mod progress;
 pub mod sys;
+pub mod watch;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::freeze::After;
 use crate::ids::Pid;
 
-/// How long a tree may take to stop unless told otherwise: CRIU's default.
+/// How long a tree may stand still unless told otherwise: CRIU's default.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One dump, as the pipeline takes it.
@@ -30,8 +30,10 @@ pub struct DumpOptions {
     /// Whether the tree may belong to a session or process group whose leader is not in it,
     /// as a job of a shell does. `criu restore` must then be told the same.
     pub shell_job: bool,
-    /// How long the tree may take to stop; `None` waits for ever.
+    /// How long the tree may stand still; `None` for as long as it takes.
     pub timeout: Option<Duration>,
+    /// Whether that holds while the memory of a tree is written that does not run on before.
+    pub timeout_covers_writing: bool,
     /// Whether images that lie in `images_dir` already may be replaced.
     pub overwrite: bool,
     /// Whether a tree may be killed although no restorer can bring it back as it was.
@@ -44,6 +46,8 @@ pub struct DumpOptions {
     /// An earlier dump of the same tree, as seen from `images_dir`: what did not change since
     /// is not written again.
     pub prev_images_dir: Option<PathBuf>,
+    /// Whether a dump that would not fit on the disk is refused before anything is frozen.
+    pub space_check: bool,
     /// Whether every file and folder is on the disk before the dump counts as done.
     pub sync: bool,
     /// Whether the figures of the dump are printed to standard output at its end.
@@ -66,11 +70,13 @@ impl DumpOptions {
             after: After::Kill,
             shell_job: false,
             timeout: Some(DEFAULT_TIMEOUT),
+            timeout_covers_writing: false,
             overwrite: false,
             allow_unrestorable: false,
             page_dedup: true,
             snapshot: true,
             prev_images_dir: None,
+            space_check: true,
             sync: false,
             display_stats: false,
             sockets: SocketChoices::default(),

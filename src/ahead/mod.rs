@@ -8,11 +8,13 @@
 //! lock that it gives up must be free. What is held are files of `/proc`, which keep nothing
 //! alive, and are shown as of the moment they are read.
 
+mod size;
 mod space;
 mod table;
 
 use std::collections::{HashMap, HashSet};
 
+pub use size::private_bytes;
 pub use space::SpaceAhead;
 pub use table::{AheadFd, FdinfoNow, TableAhead};
 

@@ -242,6 +242,7 @@ pub(super) const OPTIONS: &[Opt] = &[
     long("allow-unrestorable", Switch, Taken),
     long("no-page-dedup", Switch, Taken),
     long("no-snapshot", Switch, Taken),
+    long("no-space-check", Switch, Taken),
     long("overwrite", Switch, Taken),
     long("sync", Switch, Taken),
 ];

@@ -101,9 +101,9 @@ pub(super) struct DumpArgs {
     #[arg(long, value_name = "WAY", value_parser = network_lock)]
     network_lock: Option<NetworkLock>,
 
-    /// Seconds the tree may take to stop; 0 waits for ever
-    #[arg(long, value_name = "S", default_value_t = DEFAULT_TIMEOUT.as_secs())]
-    timeout: u64,
+    /// Seconds the tree may stand still, 0: no limit [else 10 till writing]
+    #[arg(long, value_name = "S")]
+    timeout: Option<u64>,
 
     /// Print the figures of the dump at its end
     #[arg(long)]
@@ -132,6 +132,10 @@ pub(super) struct DumpArgs {
     /// With --leave-running, freeze until all is written (not in criu)
     #[arg(long)]
     no_snapshot: bool,
+
+    /// Begin even if the disk has less room than needed (not in criu)
+    #[arg(long)]
+    no_space_check: bool,
 
     /// Have everything on the disk before any task is let go (not in criu)
     #[arg(long)]
@@ -181,12 +185,18 @@ impl DumpArgs {
             work_dir,
             after,
             shell_job: self.shell_job,
-            timeout: (self.timeout > 0).then(|| Duration::from_secs(self.timeout)),
+            timeout: match self.timeout {
+                None => Some(DEFAULT_TIMEOUT),
+                Some(0) => None,
+                Some(seconds) => Some(Duration::from_secs(seconds)),
+            },
+            timeout_covers_writing: self.timeout.is_some() || after == After::LeaveRunning,
             overwrite: self.overwrite,
             allow_unrestorable: self.allow_unrestorable,
             page_dedup: !self.no_page_dedup,
             snapshot: !self.no_snapshot,
             prev_images_dir: self.prev_images_dir,
+            space_check: !self.no_space_check,
             sync: self.sync,
             display_stats: self.display_stats,
             sockets: SocketChoices {

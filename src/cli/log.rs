@@ -9,9 +9,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Instant;
@@ -23,6 +21,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use dedump::error::{Error, IoResultExt, Result};
+use dedump::image::trusted;
 
 /// Where the log goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,17 +44,10 @@ impl Log {
             Log::Stderr => BoxMakeWriter::new(io::stderr),
             Log::Stdout => BoxMakeWriter::new(io::stdout),
             Log::File(path) => {
-                if let Some(folder) = path.parent() {
-                    fs::create_dir_all(folder).at("create folder", folder)?;
+                if let Some(folder) = path.parent().filter(|path| !path.as_os_str().is_empty()) {
+                    trusted::make_folders(folder).at("create folder", folder)?;
                 }
-                let file = OpenOptions::new()
-                    .write(true)
-                    .create(true)
-                    .truncate(true)
-                    .custom_flags(libc::O_APPEND)
-                    .mode(0o600)
-                    .open(path)
-                    .at("create log", path)?;
+                let file = trusted::empty_file(path).at("create log", path)?;
                 BoxMakeWriter::new(Mutex::new(file))
             }
         };

@@ -55,7 +55,7 @@ fn defaults_are_those_of_criu() {
     assert_eq!(options.after, After::Kill);
     assert_eq!(options.timeout, Some(Duration::from_secs(10)));
     assert!(!options.shell_job && !options.overwrite && !options.sync && !options.display_stats);
-    assert!(options.progress);
+    assert!(options.progress && options.space_check);
     assert_eq!(
         (dump.log, dump.verbosity, dump.criu_reads_config),
         (Log::Stderr, 2, true)

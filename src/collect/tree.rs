@@ -39,6 +39,7 @@ use crate::proc::locks::LockedInodes;
 use crate::proc::maps::Mapping;
 use crate::proc::memory::TaskMemory;
 use crate::proc::status::{Seccomp, Status};
+use crate::watch::Watch;
 
 /// Working folder, root and umask.
 #[derive(Clone, Copy, Debug)]
@@ -114,7 +115,7 @@ pub fn collect(
     snapshots: bool,
     ahead: &LookAhead,
     here: Here,
-    deadline: Instant,
+    watch: &Watch,
     clock: &mut Clock,
 ) -> Result<Collection> {
     let mut collector = Collector {
@@ -123,7 +124,7 @@ pub fn collect(
         locked: ahead.uses_duplicates().then(LockedInodes::read).flatten(),
         take_in_orphans: HashSet::new(),
         own: here.namespaces,
-        deadline,
+        deadline: watch.deadline(),
         blockers: Vec::new(),
         collection: Collection {
             tasks: Vec::with_capacity(tree.processes.len()),
@@ -137,19 +138,23 @@ pub fn collect(
         table_of: HashMap::new(),
     };
     let mut arrived = Vec::with_capacity(tree.processes.len());
+    watch.at("reading what the kernel tells of the tree", tree.root().pid)?;
     let readings = read_all(&tree.processes, &collector.own, ahead);
     for (process, reading) in tree.processes.iter().zip(readings) {
+        watch.at("finding out what it shares", process.pid)?;
         arrived.push(match reading {
             None => None,
             Some(reading) => collector.gather(|this| this.arrive(process, reading?))?,
         });
     }
     clock.stage("identify");
+    watch.at("running system calls inside the tree", tree.root().pid)?;
     let answered = collector.ask_all(&tree.processes, &arrived)?;
     clock.stage("inject");
     for ((process, arrived), answered) in tree.processes.iter().zip(arrived).zip(answered) {
         match (arrived, answered) {
             (Some(arrived), Some(answered)) => {
+                watch.at("reading its mappings and descriptors", process.pid)?;
                 collector.gather(|this| this.examine(process, arrived, answered))?;
             }
             _ if process.is_zombie() => collector.zombie(process),

@@ -257,7 +257,7 @@ impl Freezer {
                 Err(error) => return Err(error),
                 Ok(Err(seized)) => seized,
             };
-            if let Some(child) = candidate.vfork_child()? {
+            if let Some(child) = candidate.vfork_child(tid) {
                 return Err(Error::unsupported(
                     tid,
                     format!("a task waiting in vfork for its child {child}"),
@@ -358,28 +358,26 @@ impl Candidate {
         Err(Error::unsupported(tid, what, remedy))
     }
 
-    /// A child that shares the address space: what a parent inside vfork(2) waits for.
-    fn vfork_child(&self) -> Result<Option<Pid>> {
-        let threads = self.proc_dir.numbers("task").unwrap_or_default();
-        for thread in threads {
-            let text = self
-                .proc_dir
-                .read(&format!("task/{thread}/children"))
-                .unwrap_or_default();
-            for child in parse_children(&text).unwrap_or_default() {
-                let answer = kcmp::kcmp(self.pid.leader(), child.leader(), kcmp::Resource::Vm);
-                if answer == Ok(kcmp::Order::Equal) && self.state()? == Some(State::DiskSleep) {
-                    return Ok(Some(child));
-                }
-            }
+    /// The child that a thread inside vfork(2) waits for.
+    ///
+    /// It mostly has the address space of its parent, of which a thread that waits
+    /// uninterruptibly is otherwise no child's parent. One made by clone(2) need not have it, and
+    /// then it is the youngest child of a thread that is in that call.
+    fn vfork_child(&self, tid: Tid) -> Option<Pid> {
+        let read = |name: &str| self.proc_dir.read(&format!("task/{tid}/{name}")).ok();
+        let stat = parse_stat(&read("stat")?).ok()?;
+        if stat.state != State::DiskSleep {
+            return None;
         }
-        Ok(None)
-    }
-
-    fn state(&self) -> Result<Option<State>> {
-        let text = self.proc_dir.read("stat")?;
-        let stat = parse_stat(&text).map_err(|e| e.at(self.proc_dir.path_of("stat")))?;
-        Ok(Some(stat.state))
+        let children = parse_children(&read("children")?).ok()?;
+        let has_its_memory = |child: &Pid| {
+            kcmp::kcmp(tid, child.leader(), kcmp::Resource::Vm) == Ok(kcmp::Order::Equal)
+        };
+        let child = children.iter().copied().find(has_its_memory);
+        child.or_else(|| {
+            let call = read("syscall")?;
+            waits_for_child(&call).then(|| children.last().copied())?
+        })
     }
 
     fn into_process(mut self) -> Result<Option<Process>> {
@@ -409,5 +407,44 @@ impl Candidate {
             stat,
             threads: self.stopped,
         }))
+    }
+}
+
+/// Whether `/proc/PID/syscall` tells of a call that comes back only when a child has called exec
+/// or exit. What clone3(2) was asked for stands in memory: a thread that sleeps in it waits.
+fn waits_for_child(text: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(text);
+    let mut words = text.split_whitespace();
+    let call: Option<i64> = words.next().and_then(|word| word.parse().ok());
+    let first = words.next().and_then(|word| word.strip_prefix("0x"));
+    let first = first.and_then(|word| u64::from_str_radix(word, 16).ok());
+    match call {
+        Some(libc::SYS_vfork | libc::SYS_clone3) => true,
+        Some(libc::SYS_clone) => {
+            first.is_some_and(|flags| flags & u64::from(libc::CLONE_VFORK.unsigned_abs()) != 0)
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_that_wait_for_a_child() {
+        assert!(waits_for_child(
+            b"58 0x0 0x0 0x0 0x0 0x0 0x0 0x7ffc 0x7f01\n"
+        ));
+        assert!(waits_for_child(
+            b"56 0x4111 0x0 0x0 0x0 0x0 0x0 0x7ffc 0x7f01\n"
+        ));
+        assert!(!waits_for_child(
+            b"56 0x111 0x0 0x0 0x0 0x0 0x0 0x7ffc 0x7f01\n"
+        ));
+        assert!(!waits_for_child(
+            b"0 0x4000 0x0 0x0 0x0 0x0 0x0 0x7ffc 0x7f01\n"
+        ));
+        assert!(!waits_for_child(b"running\n"));
     }
 }

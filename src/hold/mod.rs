@@ -8,6 +8,7 @@ mod snapshot;
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -20,6 +21,7 @@ use crate::collect::tree::Collection;
 use crate::error::{Error, IoResultExt, Result, ResultExt, Target};
 use crate::ids::Tid;
 use crate::proc::memory::TaskMemory;
+use crate::watch::Watch;
 
 /// Where the bytes of some pages are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +36,8 @@ struct HeldRun {
 pub struct Room {
     in_memory: File,
     on_disk: File,
+    /// Where `on_disk` is, for messages.
+    path: PathBuf,
     buffer: Vec<u8>,
 }
 
@@ -41,15 +45,17 @@ impl Room {
     /// Enough for all pages of a small program, little enough for the processor's cache.
     const BUFFER_BYTES: usize = 256 * 1024;
 
-    /// Makes room; `on_disk` is an empty file, for what is too much for memory.
+    /// Makes room; `on_disk` is an empty file in the folder `path`, for what is too much for
+    /// memory.
     ///
     /// # Errors
     /// memfd_create(2).
-    pub fn make(on_disk: File) -> Result<Self> {
+    pub fn make(on_disk: File, path: PathBuf) -> Result<Self> {
         let in_memory = memfd_create("dedump", MFdFlags::MFD_CLOEXEC);
         Ok(Self {
             in_memory: File::from(in_memory.on("memfd_create", Target::Here)?),
             on_disk,
+            path,
             // Not of zeros: the freeze need not wait for the pages of the buffer itself.
             buffer: vec![1; Self::BUFFER_BYTES],
         })
@@ -60,18 +66,15 @@ impl Room {
         const LITTLE_BYTES: u64 = 64 << 20;
         let spaces = collection.spaces.iter();
         let pages: u64 = spaces.map(|space| space.object.pages_scanned()).sum();
-        let extents = collection
-            .files
-            .segments
-            .iter()
-            .flat_map(|segment| &segment.extents);
-        let shared: u64 = extents.map(|extent| extent.end - extent.start).sum();
+        let is_little = pages * PAGE_BYTES + collection.files.shared_bytes() <= LITTLE_BYTES;
+        let (file, path) = if is_little {
+            (self.in_memory, "memory".into())
+        } else {
+            (self.on_disk, self.path)
+        };
         Hold {
-            file: if pages * PAGE_BYTES + shared <= LITTLE_BYTES {
-                self.in_memory
-            } else {
-                self.on_disk
-            },
+            file,
+            path,
             flushed: 0,
             buffer: self.buffer,
             filled: 0,
@@ -83,6 +86,8 @@ impl Room {
 #[derive(Debug)]
 struct Hold {
     file: File,
+    /// Where it is, for messages.
+    path: PathBuf,
     /// Bytes in the file.
     flushed: u64,
     buffer: Vec<u8>,
@@ -96,6 +101,7 @@ impl Hold {
         &mut self,
         source: &dyn PageSource,
         ranges: impl IntoIterator<Item = (u64, u64)>,
+        watch: &Watch,
     ) -> Result<Vec<HeldRun>> {
         let mut runs = Vec::new();
         for (start, end) in ranges {
@@ -107,9 +113,10 @@ impl Hold {
             let mut from = start;
             while from < end {
                 if self.filled == self.buffer.len() {
+                    watch.check()?;
                     self.file
                         .write_all_at(&self.buffer, self.flushed)
-                        .at("write", "kept pages")?;
+                        .at("keep pages in", self.path.as_path())?;
                     self.flushed += self.filled as u64;
                     self.filled = 0;
                 }
@@ -130,7 +137,7 @@ impl Hold {
         let (from_file, from_buffer) = bytes.split_at_mut(in_file.min(bytes.len()));
         self.file
             .read_exact_at(from_file, offset)
-            .at("read", "kept pages")?;
+            .at("read pages kept in", self.path.as_path())?;
         let start = (offset + from_file.len() as u64).saturating_sub(self.flushed);
         let start = usize::try_from(start).unwrap_or(self.filled);
         from_buffer.copy_from_slice(&self.buffer[start..start + from_buffer.len()]);
@@ -191,8 +198,13 @@ impl KeptMemory {
     /// snapshot. `shared` says what the address spaces without one have in common.
     ///
     /// # Errors
-    /// A page that cannot be read; a full disk.
-    pub fn of(collection: &Collection, shared: &SharedPages, room: Room) -> Result<Self> {
+    /// A page that cannot be read; a full disk; [`Error::TimedOut`].
+    pub fn of(
+        collection: &Collection,
+        shared: &SharedPages,
+        room: Room,
+        watch: &Watch,
+    ) -> Result<Self> {
         let mut hold = room.choose(collection);
         let memory_of: HashMap<Tid, &TaskMemory> = collection
             .tasks
@@ -207,7 +219,7 @@ impl KeptMemory {
             let runs = shared.sourced(index, &space.object.pages);
             let ranges = runs.iter().map(|run| (run.start, run.end));
             let snapshot = space.object.snapshot.as_ref().map(Snapshot::memory);
-            spaces.push((hold.keep(*memory, ranges)?, snapshot));
+            spaces.push((hold.keep(*memory, ranges, watch)?, snapshot));
         }
         let mut segments = Vec::with_capacity(collection.files.segments.len());
         for segment in &collection.files.segments {
@@ -215,7 +227,7 @@ impl KeptMemory {
                 .extents
                 .iter()
                 .map(|extent| (extent.start, extent.end));
-            segments.push((hold.keep(segment, ranges)?, None));
+            segments.push((hold.keep(segment, ranges, watch)?, None));
         }
         let hold = Arc::new(hold);
         let kept = |(runs, behind)| Kept {

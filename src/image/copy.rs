@@ -15,6 +15,7 @@ use super::framing::ImageFile;
 use crate::collect::memory::PageSource;
 use crate::error::{IoResultExt, Result};
 use crate::progress::Progress;
+use crate::watch::Watch;
 
 const PAGE: usize = 4096;
 /// Fits the second-level cache; larger and smaller ones are slower (`benches/copy.rs`).
@@ -88,8 +89,9 @@ impl Copied {
 /// Fills all files.
 ///
 /// # Errors
-/// The first page that cannot be read, or file that cannot be written.
-pub fn copy(jobs: &[Job<'_>], progress: &Progress) -> Result<Vec<Copied>> {
+/// The first page that cannot be read, or file that cannot be written;
+/// [`crate::error::Error::TimedOut`].
+pub fn copy(jobs: &[Job<'_>], progress: &Progress, watch: &Watch) -> Result<Vec<Copied>> {
     const MOST_THREADS: usize = 4;
     let dealer = Mutex::new(Dealer::new(jobs));
     let outputs: Vec<Output> = jobs.iter().map(|_| Output::default()).collect();
@@ -98,7 +100,7 @@ pub fn copy(jobs: &[Job<'_>], progress: &Progress) -> Result<Vec<Copied>> {
     let chunks = usize::try_from(pages.div_ceil(CHUNK_PAGES)).unwrap_or(usize::MAX);
     let threads = processors.clamp(2, MOST_THREADS).min(chunks).max(1);
     let work = || {
-        let worked = copy_chunks(jobs, &dealer, &outputs, progress);
+        let worked = copy_chunks(jobs, &dealer, &outputs, progress, watch);
         if worked.is_err() {
             lock(&dealer).stop();
             for output in &outputs {
@@ -289,12 +291,14 @@ fn copy_chunks(
     dealer: &Mutex<Dealer<'_>>,
     outputs: &[Output],
     progress: &Progress,
+    watch: &Watch,
 ) -> Result<()> {
     let mut buffer = vec![0; usize::try_from(CHUNK_PAGES).unwrap_or(0) * PAGE];
     let mut fates = Vec::new();
     loop {
         let chunk = lock(dealer).next();
         let Some(chunk) = chunk else { return Ok(()) };
+        watch.check()?;
         fates.clear();
         let mut filled = 0;
         for piece in &chunk.pieces {
@@ -424,7 +428,7 @@ mod tests {
             piece(3, 9, false),
         ];
         let jobs = [job(pieces), job(Vec::new()), job(vec![piece(5, 6, false)])];
-        let copied = copy(&jobs, &Progress::silent()).unwrap();
+        let copied = copy(&jobs, &Progress::silent(), &Watch::default()).unwrap();
 
         let mut expected = vec![0];
         let kept = |number: &u64| !number.is_multiple_of(3) && !number.is_multiple_of(5);
@@ -471,6 +475,6 @@ mod tests {
             name: "pages".to_owned(),
             pieces: vec![piece],
         });
-        assert!(copy(&jobs, &Progress::silent()).is_err());
+        assert!(copy(&jobs, &Progress::silent(), &Watch::default()).is_err());
     }
 }

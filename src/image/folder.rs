@@ -5,35 +5,47 @@
 //!    .dedump-4120-9f3a/       staging, locked while its dumper lives
 //!      core-7.img …           made with O_EXCL | O_NOFOLLOW, readable by the owner alone
 //!      parent/                pages that several tasks share, if there are any
+//!      aside/, then old/      images that are replaced, from their way out to the end
 //!    dump.log                 not ours, stays
 //! ```
 //!
 //! [`ImageFolder::commit`] moves every image into DIR, `inventory.img` last: a folder with an
 //! inventory is a complete dump. Without a commit nothing but the staging folder was touched,
-//! and that goes with the [`ImageFolder`]. What a killed dumper leaves is removed by the next
-//! dump into the same folder.
+//! and that goes with the [`ImageFolder`]. Images that are replaced are set aside, inventory
+//! first, and removed when the new ones are in their place; if these do not get there, the old
+//! ones come back. What a killed dumper leaves is put right in the same way by the next dump
+//! into the same folder.
 
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat, renameat};
-use nix::sys::stat::{Mode, mkdirat};
-use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
+use nix::sys::stat::{FileStat, Mode, fstat, fstatat, mkdirat};
+use nix::sys::statvfs::fstatvfs;
+use nix::unistd::{UnlinkatFlags, geteuid, linkat, symlinkat, unlinkat};
+use tracing::warn;
 
 use super::catalogue::Kind;
 use super::framing::{ImageFile, ImageWriter};
 use super::opened::PARENT_NAME;
+use super::trusted::{self, Folder};
 use crate::error::{Error, IoResultExt, Result};
 
 const STAGING_PREFIX: &str = ".dedump-";
 /// The text in the folder of common pages.
 const NOTE_NAME: &str = "README";
+/// Where old images are while some of them are still in their place.
+const ASIDE_NAME: &str = "aside";
+/// The same folder once all of them are there.
+const OLD_NAME: &str = "old";
 
 /// Which folder of a dump a file is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,21 +85,28 @@ pub struct FolderOptions {
 #[derive(Debug)]
 pub struct ImageFolder {
     path: PathBuf,
-    dir: OwnedFd,
+    folder: Folder,
     /// Locked, so that other dumpers see that it is in use.
     staging: Flock<File>,
     staging_name: String,
     options: FolderOptions,
-    /// Whether DIR did not exist before.
-    made: bool,
-    committed: bool,
+    committed: AtomicBool,
     contents: Mutex<Contents>,
 }
 
 #[derive(Debug, Default)]
 struct Contents {
-    names: Vec<String>,
+    names: BTreeSet<String>,
     files: Vec<ImageFile>,
+    /// Where in `files` one is.
+    place_of: HashMap<String, usize>,
+}
+
+impl Contents {
+    fn add(&mut self, file: ImageFile) {
+        self.place_of.insert(file.name.clone(), self.files.len());
+        self.files.push(file);
+    }
 }
 
 impl ImageFolder {
@@ -97,35 +116,46 @@ impl ImageFolder {
     /// A folder that holds images already, unless they may be overwritten; one that cannot be
     /// made or written to.
     pub fn prepare(path: &Path, options: FolderOptions) -> Result<Self> {
-        let made = match std::fs::DirBuilder::new().create(path) {
-            Ok(()) => true,
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => false,
-            answer => answer.map(|()| true).at("make folder", path)?,
+        let folder = trusted::make_folder(path).at("open folder", path)?;
+        let staging = match Self::stage(path, &folder, options) {
+            Ok(staging) => staging,
+            Err(error) => {
+                folder.remove_if_new();
+                return Err(error);
+            }
         };
-        let prepared = Self::prepare_existing(path, options, made);
-        if prepared.is_err() && made {
-            let _ = std::fs::remove_dir(path);
-        }
-        prepared
+        Ok(Self {
+            path: path.to_owned(),
+            folder,
+            staging: staging.0,
+            staging_name: staging.1,
+            options,
+            committed: AtomicBool::new(false),
+            contents: Mutex::default(),
+        })
     }
 
-    fn prepare_existing(path: &Path, options: FolderOptions, made: bool) -> Result<Self> {
-        let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let dir = io(nix::fcntl::open(path, flags, Mode::empty())).at("open folder", path)?;
-        if made {
-            io(nix::sys::stat::fchmod(dir.as_fd(), Mode::S_IRWXU)).at("chmod", path)?;
-        }
-        for (name, kind) in list(&dir, path)? {
+    fn stage(
+        path: &Path,
+        folder: &Folder,
+        options: FolderOptions,
+    ) -> Result<(Flock<File>, String)> {
+        let dir = folder.dir.as_fd();
+        for (name, kind) in list(dir).at("list", path)? {
             if kind == Some(Type::Directory) && name.starts_with(STAGING_PREFIX) {
-                remove_abandoned(&dir, &name);
-            } else if is_image(&name) && !options.overwrite {
-                return Err(Error::Refused {
-                    target: path.into(),
-                    what: format!("the folder holds images already ({name})"),
-                    remedy: "choose another with --images-dir, or replace them with --overwrite"
-                        .to_owned(),
-                });
+                put_abandoned_right(dir, &name, path);
             }
+        }
+        let listed = list(dir).at("list", path)?;
+        if let Some((name, _)) = listed.iter().find(|(name, _)| is_image(name))
+            && !options.overwrite
+        {
+            return Err(Error::Refused {
+                target: path.into(),
+                what: format!("the folder holds images already ({name})"),
+                remedy: "choose another with --images-dir, or replace them with --overwrite"
+                    .to_owned(),
+            });
         }
         let now = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
@@ -135,30 +165,67 @@ impl ImageFolder {
             std::process::id(),
             now.as_nanos()
         );
-        io(mkdirat(dir.as_fd(), staging_name.as_str(), Mode::S_IRWXU))
+        io(mkdirat(dir, staging_name.as_str(), Mode::S_IRWXU))
             .at("make folder", path.join(&staging_name))?;
-        let opened = openat(
-            dir.as_fd(),
-            staging_name.as_str(),
-            flags | OFlag::O_NOFOLLOW,
-            Mode::empty(),
-        );
-        let staging = io(opened).at("open folder", path.join(&staging_name))?;
-        let staging = io(
-            Flock::lock(File::from(staging), FlockArg::LockExclusiveNonblock)
-                .map_err(|(_, errno)| errno),
-        )
-        .at("lock", path.join(&staging_name))?;
-        Ok(Self {
-            path: path.to_owned(),
-            dir,
-            staging,
-            staging_name,
-            options,
-            made,
-            committed: false,
-            contents: Mutex::default(),
-        })
+        let staging = lock_folder(dir, &staging_name);
+        if staging.is_err() {
+            let _ = unlinkat(dir, staging_name.as_str(), UnlinkatFlags::RemoveDir);
+        }
+        let staging = io(staging).at("open folder", path.join(&staging_name))?;
+        Ok((staging, staging_name))
+    }
+
+    /// Refuses to begin what would not fit.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when less than `needed_bytes` are free on the disk of the folder.
+    pub fn expect_room(&self, needed_bytes: u64) -> Result<()> {
+        match self.free_bytes() {
+            Some(free) if free < needed_bytes => Err(Error::Refused {
+                target: self.path.as_path().into(),
+                what: format!(
+                    "the images take up to {needed_bytes} bytes, and {free} are free there"
+                ),
+                remedy: "make room, choose a folder on another disk with --images-dir, or try all the same with --no-space-check"
+                    .to_owned(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The room that we may use; `None` where the file system does not tell.
+    #[must_use]
+    pub fn free_bytes(&self) -> Option<u64> {
+        let room = fstatvfs(&*self.staging).ok()?;
+        let blocks = if geteuid().is_root() {
+            room.blocks_free()
+        } else {
+            room.blocks_available()
+        };
+        (room.blocks() > 0).then(|| blocks * room.fragment_size())
+    }
+
+    /// Adds to a failure what the state of the folder tells about it.
+    #[must_use]
+    pub fn explain(&self, failure: Error, needed_bytes: u64) -> Error {
+        let Error::Image { op, path, source } = failure else {
+            return failure;
+        };
+        let is_gone = fstat(&*self.staging).is_ok_and(|stat| stat.st_nlink == 0);
+        if !path.starts_with(&self.path) {
+            return Error::Image { op, path, source };
+        }
+        let note = match source.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ENOSPC | Errno::EDQUOT | Errno::EIO) => {
+                let free = self.free_bytes();
+                let free = free.map_or("an unknown number".to_owned(), |free| free.to_string());
+                format!("the images take up to {needed_bytes} bytes, and {free} are free there")
+            }
+            Some(Errno::ENOENT) if is_gone => "somebody has removed the folder".to_owned(),
+            _ => return Error::Image { op, path, source },
+        };
+        let source = std::io::Error::new(source.kind(), format!("{source}: {note}"));
+        Error::Image { op, path, source }
     }
 
     /// Starts an image.
@@ -185,7 +252,7 @@ impl ImageFolder {
     pub fn make_common(&self) -> Result<()> {
         io(mkdirat(self.staging.as_fd(), PARENT_NAME, Mode::S_IRWXU))
             .at("make folder", self.shown(PARENT_NAME))?;
-        self.contents().names.push(PARENT_NAME.to_owned());
+        self.contents().names.insert(PARENT_NAME.to_owned());
         Ok(())
     }
 
@@ -217,7 +284,7 @@ impl ImageFolder {
         let name = level.path_of(PARENT_NAME);
         io(symlinkat(&target, self.staging.as_fd(), name.as_str()))
             .at("link", self.shown(&name))?;
-        self.contents().names.push(name);
+        self.contents().names.insert(name);
         Ok(())
     }
 
@@ -235,7 +302,7 @@ impl ImageFolder {
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
         let file = io(openat(self.staging.as_fd(), name.as_str(), flags, mode))
             .at("create", self.shown(&name))?;
-        self.contents().names.push(name);
+        self.contents().names.insert(name);
         Ok(File::from(file))
     }
 
@@ -277,16 +344,14 @@ impl ImageFolder {
         );
         io(linked).at("link", self.shown(&name))?;
         let mut contents = self.contents();
-        let file = contents
-            .files
-            .iter()
-            .find(|file| file.name == existing)
-            .cloned();
-        contents.files.extend(file.map(|file| ImageFile {
-            name: name.clone(),
-            ..file
-        }));
-        contents.names.push(name);
+        if let Some(&place) = contents.place_of.get(&existing) {
+            let file = contents.files[place].clone();
+            contents.add(ImageFile {
+                name: name.clone(),
+                ..file
+            });
+        }
+        contents.names.insert(name);
         Ok(())
     }
 
@@ -295,7 +360,7 @@ impl ImageFolder {
         if let Some(name) = file.name.strip_prefix(&self.shown("")) {
             file.name = name.to_owned();
         }
-        self.contents().files.push(file);
+        self.contents().add(file);
     }
 
     /// The files finished so far.
@@ -328,57 +393,68 @@ impl ImageFolder {
     /// Moves every image into place, the inventory last.
     ///
     /// # Errors
-    /// Those of renameat(2) and fsync(2); images that were moved already are taken back.
-    pub fn commit(mut self) -> Result<()> {
+    /// Those of renameat(2) and fsync(2); images that were moved already are taken back, and
+    /// those that were there before are back in their place.
+    pub fn commit(&self) -> Result<()> {
+        let (dir, staging) = (self.folder.dir.as_fd(), self.staging.as_fd());
         if self.options.overwrite {
-            self.remove_old()?;
+            self.set_aside()?;
         }
-        let mut names = self.contents().names.clone();
         // The folder of the common pages is moved as a whole.
-        names.retain(|name| !name.contains('/'));
-        names.sort_by_key(|name| name == &Kind::Inventory.file_name(0));
+        let contents = self.contents();
+        let names = contents.names.iter().filter(|name| !name.contains('/'));
+        let names = inventory_last(names.cloned().collect());
+        drop(contents);
         for (index, name) in names.iter().enumerate() {
-            let moved = renameat(
-                self.staging.as_fd(),
-                name.as_str(),
-                self.dir.as_fd(),
-                name.as_str(),
-            );
+            let moved = renameat(staging, name.as_str(), dir, name.as_str());
             if let Err(error) = io(moved).at("move into place", self.path.join(name)) {
-                for name in &names[..index] {
-                    let _ = renameat(
-                        self.dir.as_fd(),
-                        name.as_str(),
-                        self.staging.as_fd(),
-                        name.as_str(),
-                    );
+                for name in names[..index].iter().rev() {
+                    let _ = renameat(dir, name.as_str(), staging, name.as_str());
                 }
                 return Err(error);
             }
         }
         if self.options.sync {
-            io(nix::unistd::fsync(self.dir.as_fd())).at("sync", self.path.as_path())?;
+            io(nix::unistd::fsync(dir)).at("sync", self.path.as_path())?;
         }
-        self.committed = true;
+        self.committed.store(true, Ordering::Release);
         Ok(())
     }
 
-    fn remove_old(&self) -> Result<()> {
-        let mut old: Vec<String> = list(&self.dir, &self.path)?
-            .into_iter()
-            .map(|(name, _)| name)
-            .filter(|name| is_image(name))
-            .collect();
-        old.sort_by_key(|name| name != &Kind::Inventory.file_name(0));
-        for name in old {
-            let removed = unlinkat(self.dir.as_fd(), name.as_str(), UnlinkatFlags::NoRemoveDir);
-            let removed = match removed {
-                Err(Errno::EISDIR) => remove_images(self.dir.as_fd(), &name),
-                answer => answer,
-            };
-            io(removed).at("remove", self.path.join(&name))?;
+    /// Removes everything that was made, although it may still be worked on.
+    pub fn abandon(&self) {
+        let dir = self.folder.dir.as_fd();
+        if let Err(errno) = put_right(dir, &self.staging, &self.staging_name)
+            && errno != Errno::ENOENT
+        {
+            warn!(
+                "{}: {errno}: not all of it could be removed",
+                self.shown("")
+            );
         }
-        Ok(())
+        if !self.committed.load(Ordering::Acquire) {
+            self.folder.remove_if_new();
+        }
+    }
+
+    /// Sets aside the images that are there, the inventory first. Whoever drops the folder
+    /// without a commit puts them back.
+    fn set_aside(&self) -> Result<()> {
+        let (dir, staging) = (self.folder.dir.as_fd(), self.staging.as_fd());
+        let old = list(dir).at("list", self.path.as_path())?;
+        let old = old.into_iter().map(|(name, _)| name);
+        let old = inventory_last(old.filter(|name| is_image(name)).collect());
+        if old.is_empty() {
+            return Ok(());
+        }
+        io(mkdirat(staging, ASIDE_NAME, Mode::S_IRWXU))
+            .at("make folder", self.shown(ASIDE_NAME))?;
+        for name in old.iter().rev() {
+            let to = format!("{ASIDE_NAME}/{name}");
+            io(renameat(dir, name.as_str(), staging, to.as_str()))
+                .at("set aside", self.path.join(name))?;
+        }
+        io(renameat(staging, ASIDE_NAME, staging, OLD_NAME)).at("rename", self.shown(ASIDE_NAME))
     }
 
     fn contents(&self) -> std::sync::MutexGuard<'_, Contents> {
@@ -388,8 +464,9 @@ impl ImageFolder {
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// A path for messages.
-    fn shown(&self, name: &str) -> String {
+    /// The path of a file for messages; [`ImageFolder::record`] takes it for the name.
+    #[must_use]
+    pub fn shown(&self, name: &str) -> String {
         self.path
             .join(&self.staging_name)
             .join(name)
@@ -400,10 +477,7 @@ impl ImageFolder {
 
 impl Drop for ImageFolder {
     fn drop(&mut self) {
-        let _ = remove_images(self.dir.as_fd(), &self.staging_name);
-        if self.made && !self.committed {
-            let _ = std::fs::remove_dir(&self.path);
-        }
+        self.abandon();
     }
 }
 
@@ -413,12 +487,17 @@ fn is_image(name: &str) -> bool {
     name == PARENT_NAME || !matches!(kind, None | Some((Kind::Stats | Kind::IrmapCache, _)))
 }
 
-fn list(dir: &OwnedFd, path: &Path) -> Result<Vec<(String, Option<Type>)>> {
+fn inventory_last(mut names: Vec<String>) -> Vec<String> {
+    names.sort_by_key(|name| name == &Kind::Inventory.file_name(0));
+    names
+}
+
+fn list(dir: BorrowedFd<'_>) -> std::io::Result<Vec<(String, Option<Type>)>> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let mut opened = io(Dir::openat(dir.as_fd(), ".", flags, Mode::empty())).at("list", path)?;
+    let mut opened = Dir::openat(dir, ".", flags, Mode::empty())?;
     let mut found = Vec::new();
     for entry in opened.iter() {
-        let entry = io(entry).at("list", path)?;
+        let entry = entry?;
         found.push((
             entry.file_name().to_string_lossy().into_owned(),
             entry.file_type(),
@@ -427,17 +506,66 @@ fn list(dir: &OwnedFd, path: &Path) -> Result<Vec<(String, Option<Type>)>> {
     Ok(found)
 }
 
-/// Removes the staging folder of a dumper that no longer holds its lock.
-fn remove_abandoned(dir: &OwnedFd, name: &str) {
+/// Opens and locks a staging folder.
+fn lock_folder(dir: BorrowedFd<'_>, name: &str) -> nix::Result<Flock<File>> {
     let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let Ok(staging) = openat(dir.as_fd(), name, flags, Mode::empty()) else {
-        return;
+    let staging = File::from(openat(dir, name, flags, Mode::empty())?);
+    Flock::lock(staging, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)
+}
+
+/// Puts right what a dumper left that no longer holds its lock.
+fn put_abandoned_right(dir: BorrowedFd<'_>, name: &str, path: &Path) {
+    let outcome = match lock_folder(dir, name) {
+        // Somebody is at work there.
+        Err(Errno::EWOULDBLOCK) => return,
+        Err(errno) => Err(errno),
+        Ok(staging) => match fstat(&*staging) {
+            Ok(FileStat { st_uid, .. }) if st_uid != geteuid().as_raw() => Err(Errno::EPERM),
+            _ => put_right(dir, &staging, name),
+        },
     };
-    let Ok(staging) = Flock::lock(File::from(staging), FlockArg::LockExclusiveNonblock) else {
-        return;
-    };
-    let _ = remove_images(dir.as_fd(), name);
-    drop(staging);
+    if let Err(errno) = outcome {
+        warn!(
+            "{}: left by a dump that was ended, and cannot be removed: {errno}",
+            path.join(name).display()
+        );
+    }
+}
+
+/// Removes a staging folder. Images that it holds because they were to be replaced come back,
+/// unless those that replace them are complete.
+fn put_right(dir: BorrowedFd<'_>, staging: &Flock<File>, name: &str) -> nix::Result<()> {
+    let holds =
+        |dir: BorrowedFd<'_>, name: &str| fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok();
+    let staged = staging.as_fd();
+    if holds(staged, OLD_NAME) {
+        if !holds(dir, &Kind::Inventory.file_name(0)) {
+            // What is there belongs to the dump that did not get ready.
+            for (name, kind) in list(dir).map_err(|error| errno(&error))? {
+                if is_image(&name) {
+                    remove(dir, &name, kind)?;
+                }
+            }
+            put_back(dir, staged, OLD_NAME)?;
+        } else {
+            remove_images(staged, OLD_NAME)?;
+        }
+    } else if holds(staged, ASIDE_NAME) {
+        put_back(dir, staged, ASIDE_NAME)?;
+    }
+    remove_images(dir, name)
+}
+
+/// Moves all images of a folder to where they were, the inventory last.
+fn put_back(dir: BorrowedFd<'_>, staged: BorrowedFd<'_>, name: &str) -> nix::Result<()> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let from = openat(staged, name, flags, Mode::empty())?;
+    let old = list(from.as_fd()).map_err(|error| errno(&error))?;
+    let old = old.into_iter().map(|(name, _)| name);
+    for name in inventory_last(old.filter(|name| is_image(name)).collect()) {
+        renameat(from.as_fd(), name.as_str(), dir, name.as_str())?;
+    }
+    unlinkat(staged, name, UnlinkatFlags::RemoveDir)
 }
 
 /// Removes a folder with the images in it, and the folder of common pages in that; anything
@@ -447,16 +575,28 @@ fn remove_images(dir: BorrowedFd<'_>, name: &str) -> nix::Result<()> {
     let mut folder = Dir::openat(dir, name, flags, Mode::empty())?;
     let entries: Vec<_> = folder.iter().collect::<nix::Result<_>>()?;
     for entry in entries {
-        let bytes = entry.file_name();
-        let Ok(name) = bytes.to_str() else { continue };
+        let Ok(name) = entry.file_name().to_str() else {
+            continue;
+        };
         let is_ours = Kind::of_file_name(name).is_some() || name == NOTE_NAME;
-        if name == PARENT_NAME && entry.file_type() == Some(Type::Directory) {
-            remove_images(folder.as_fd(), name)?;
-        } else if is_ours || name == PARENT_NAME {
-            unlinkat(folder.as_fd(), bytes, UnlinkatFlags::NoRemoveDir)?;
+        if is_ours || name == PARENT_NAME {
+            remove(folder.as_fd(), name, entry.file_type())?;
         }
     }
     unlinkat(dir, name, UnlinkatFlags::RemoveDir)
+}
+
+/// Removes an image, or the folder of common pages.
+fn remove(dir: BorrowedFd<'_>, name: &str, kind: Option<Type>) -> nix::Result<()> {
+    if name == PARENT_NAME && kind == Some(Type::Directory) {
+        remove_images(dir, name)
+    } else {
+        unlinkat(dir, name, UnlinkatFlags::NoRemoveDir)
+    }
+}
+
+fn errno(error: &std::io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
 fn io<T>(result: std::result::Result<T, Errno>) -> std::io::Result<T> {
@@ -505,6 +645,7 @@ mod tests {
         assert_eq!(folder.files().len(), 3);
         folder.seal().unwrap();
         folder.commit().unwrap();
+        drop(folder);
         assert_eq!(
             names(dir.path()),
             [
@@ -535,17 +676,11 @@ mod tests {
         std::fs::write(dir.path().join("parent/pagemap-9.img"), "old").unwrap();
         let error = ImageFolder::prepare(dir.path(), FolderOptions::default()).unwrap_err();
         assert!(error.to_string().contains("--overwrite"), "{error}");
-        let folder = ImageFolder::prepare(
-            dir.path(),
-            FolderOptions {
-                overwrite: true,
-                sync: false,
-            },
-        )
-        .unwrap();
+        let folder = ImageFolder::prepare(dir.path(), OVERWRITE).unwrap();
         fill(&folder);
         assert!(dir.path().join("pages-9.img").exists());
         folder.commit().unwrap();
+        drop(folder);
         assert_eq!(
             names(dir.path()),
             [
@@ -556,6 +691,77 @@ mod tests {
                 "parent"
             ]
         );
+    }
+
+    /// A folder with an old dump and something of its owner's.
+    fn with_old_images() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["inventory.img", "pages-9.img", "core-7.img", "notes.txt"] {
+            std::fs::write(dir.path().join(name), "old").unwrap();
+        }
+        std::fs::create_dir(dir.path().join("parent")).unwrap();
+        std::fs::write(dir.path().join("parent/pagemap-9.img"), "old").unwrap();
+        dir
+    }
+
+    fn assert_old_images(dir: &Path) {
+        let all = ["core-7.img", "inventory.img", "notes.txt", "pages-9.img"];
+        assert_eq!(names(dir), [&all[..], &["parent"]].concat());
+        for name in all.into_iter().chain(["parent/pagemap-9.img"]) {
+            assert_eq!(std::fs::read(dir.join(name)).unwrap(), b"old", "{name}");
+        }
+    }
+
+    const OVERWRITE: FolderOptions = FolderOptions {
+        overwrite: true,
+        sync: false,
+    };
+
+    #[test]
+    fn old_images_come_back_if_new_ones_do_not_get_in_their_place() {
+        let dir = with_old_images();
+        let folder = ImageFolder::prepare(dir.path(), OVERWRITE).unwrap();
+        fill(&folder);
+        // One that is not there cannot be moved.
+        folder.contents().names.insert("pstree.img".to_owned());
+        folder.commit().unwrap_err();
+        drop(folder);
+        assert_old_images(dir.path());
+    }
+
+    #[test]
+    fn the_next_dump_puts_right_a_commit_that_was_cut_short() {
+        for reached in ["some aside", "all aside", "some new", "all new"] {
+            let dir = with_old_images();
+            let staging = dir.path().join(".dedump-1-1");
+            std::fs::create_dir_all(staging.join(ASIDE_NAME)).unwrap();
+            std::fs::write(staging.join("core-1.img"), "half").unwrap();
+            let old = ["inventory.img", "core-7.img", "pages-9.img", "parent"];
+            let count = if reached == "some aside" { 2 } else { 4 };
+            for name in &old[..count] {
+                let to = staging.join(ASIDE_NAME).join(name);
+                std::fs::rename(dir.path().join(name), to).unwrap();
+            }
+            if reached != "some aside" {
+                std::fs::rename(staging.join(ASIDE_NAME), staging.join(OLD_NAME)).unwrap();
+            }
+            let new = ["core-7.img", "core-8.img", "inventory.img"];
+            let count = match reached {
+                "some new" => 2,
+                "all new" => 3,
+                _ => 0,
+            };
+            for name in &new[..count] {
+                std::fs::write(dir.path().join(name), "new").unwrap();
+            }
+            drop(ImageFolder::prepare(dir.path(), OVERWRITE).unwrap());
+            if reached == "all new" {
+                let left = [&new[..], &["notes.txt"]].concat();
+                assert_eq!(names(dir.path()), left);
+            } else {
+                assert_old_images(dir.path());
+            }
+        }
     }
 
     #[test]

@@ -1,12 +1,16 @@
 //! Our own account of a dump: `dedump-manifest.img`, and `stats-dump` as CRIU writes it.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
+
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::catalogue::Kind;
 use super::folder::ImageFolder;
 use super::framing::ImageWriter;
 use super::proto;
+use super::trusted;
 use super::write::Written;
 use crate::clock::Stage;
 use crate::collect::notes::Note;
@@ -122,17 +126,48 @@ pub fn write_manifest(folder: &ImageFolder, account: &Account) -> Result<()> {
     Ok(())
 }
 
-/// Writes `stats-dump` into the work dir.
-///
-/// # Errors
-/// Writing.
-pub fn write_stats(work_dir: &Path, account: &Account) -> Result<()> {
-    let path = work_dir.join(Kind::Stats.file_name(0));
+/// `stats-dump` in the work dir. Removed when dropped, unless it is kept.
+#[derive(Debug)]
+pub struct Stats {
+    dir: OwnedFd,
+    is_kept: bool,
+}
+
+impl Stats {
+    /// Writes the file.
+    ///
+    /// # Errors
+    /// Writing.
+    pub fn write(work_dir: &Path, account: &Account) -> Result<Self> {
+        let name = Kind::Stats.file_name(0);
+        let path = work_dir.join(&name);
+        let stats = Self {
+            dir: trusted::open_folder(work_dir).at("open folder", work_dir)?,
+            is_kept: false,
+        };
+        let file = trusted::replace_file(&stats.dir, &name).at("create", path.as_path())?;
+        let path = path.to_string_lossy().into_owned();
+        write_stats(ImageWriter::start(file, Kind::Stats, path)?, account)?;
+        Ok(stats)
+    }
+
+    /// The dump is complete.
+    pub fn keep(mut self) {
+        self.is_kept = true;
+    }
+}
+
+impl Drop for Stats {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            let name = Kind::Stats.file_name(0);
+            let _ = unlinkat(&self.dir, name.as_str(), UnlinkatFlags::NoRemoveDir);
+        }
+    }
+}
+
+fn write_stats(mut writer: ImageWriter, account: &Account) -> Result<()> {
     let us = |length: Duration| u32::try_from(length.as_micros()).unwrap_or(u32::MAX);
-    // Replaced rather than written into: what stands there may be a link to elsewhere.
-    let _ = std::fs::remove_file(&path);
-    let file = std::fs::File::create_new(&path).at("create", path.as_path())?;
-    let mut writer = ImageWriter::start(file, Kind::Stats, path.to_string_lossy().into_owned())?;
     writer.entry(&proto::StatsEntry {
         dump: Some(proto::DumpStatsEntry {
             freezing_time: us(account.stage("seize")),

@@ -19,5 +19,6 @@ mod seccomp;
 pub mod sockets;
 pub mod tasks;
 mod tcp;
+pub mod trusted;
 pub mod wire;
 pub mod write;

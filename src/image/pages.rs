@@ -33,6 +33,7 @@ use crate::collect::page_identity::{Family, Held, SharedPage, SharedPages, witho
 use crate::error::Result;
 use crate::ids::Pid;
 use crate::progress::Progress;
+use crate::watch::Watch;
 
 /// An address space whose pages are to be written.
 pub struct Space<'a> {
@@ -66,6 +67,8 @@ pub struct Pages<'a> {
     pub segments: &'a [SharedMemory<'a>],
     /// The folder of the earlier dump, as seen from the folder of this one.
     pub earlier: Option<&'a Path>,
+    /// Until when they must be written.
+    pub watch: &'a Watch,
 }
 
 impl Pages<'_> {
@@ -89,7 +92,7 @@ impl Pages<'_> {
             .map(|family| FamilyBefore::of(self, family))
             .collect();
         let jobs = self.jobs(folder, &befores)?;
-        let copied = copy(&jobs, progress)?;
+        let copied = copy(&jobs, progress, self.watch)?;
         for one in &copied {
             folder.record(one.file.clone());
         }
@@ -122,7 +125,7 @@ impl Pages<'_> {
         let job = |level, id: u32, pieces| {
             Ok(Job {
                 file: folder.raw_file(level, Kind::Pages, u64::from(id))?,
-                name: level.name_of(Kind::Pages, u64::from(id)),
+                name: folder.shown(&level.name_of(Kind::Pages, u64::from(id))),
                 pieces,
             })
         };

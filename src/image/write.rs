@@ -31,6 +31,7 @@ use crate::ids::{Pid, Tid};
 use crate::kcmp::{Identities, TaskIds};
 use crate::options::SocketChoices;
 use crate::progress::Progress;
+use crate::watch::Watch;
 
 /// Version 2 of the format: a leading magic in every image.
 const IMAGE_VERSION: u32 = 2;
@@ -70,6 +71,8 @@ pub struct MemoryToWrite<'a> {
     pub kept: Option<&'a KeptMemory>,
     /// What need not be written again.
     pub earlier: Option<&'a Earlier>,
+    /// Until when it must be done.
+    pub watch: &'a Watch,
 }
 
 /// Writes every image but the inventory, which makes the folder complete.
@@ -208,6 +211,7 @@ impl Writer<'_> {
             shared,
             kept,
             earlier,
+            watch,
         } = *memory;
         let by_leader: HashMap<Tid, &CollectedTask> = tasks
             .iter()
@@ -260,6 +264,7 @@ impl Writer<'_> {
             shared,
             segments: &segments_to_write,
             earlier: earlier.map(|earlier| earlier.link.as_path()),
+            watch,
         };
         let written = pages.write(self.folder, progress)?;
         for (leader, one) in &by_leader {

@@ -222,6 +222,31 @@ pub fn read_smaps(mut file: impl BufRead, path: impl Into<PathBuf>) -> Result<Ve
     paragraphs.finish().map_err(|error| error.at(path))
 }
 
+/// Parses `/proc/PID/smaps_rollup`: private memory in frames and in swap, in bytes, where a page
+/// that `n` tasks have counts as its `n`th part. Since Linux 5.9.
+///
+/// # Errors
+/// What the kernel does not write.
+pub fn parse_private_share(text: &[u8]) -> Result<u64, ParseError> {
+    let mut share = 0;
+    let mut is_told = false;
+    for mut line in lines(text).skip(1) {
+        match line.until(b':', "a key and a colon")? {
+            b"Pss_Anon" => {
+                share += bytes(&mut line)?;
+                is_told = true;
+            }
+            b"SwapPss" => share += bytes(&mut line)?,
+            _ => {}
+        }
+    }
+    if is_told {
+        Ok(share)
+    } else {
+        Err(ParseError::new(0, "Pss_Anon", b""))
+    }
+}
+
 /// The paragraphs read so far; the last may still be missing its flags.
 #[derive(Default)]
 struct Paragraphs {
@@ -385,6 +410,15 @@ VmFlags: ex
             let error = parse_smaps(bad.as_bytes()).unwrap_err();
             assert_eq!(error.line, line, "{error:?}\n{bad}");
         }
+    }
+
+    #[test]
+    fn a_private_share_is_summed_up() {
+        let text = "1000-2000 ---p 00000000 00:00 0   [rollup]\nRss: 9 kB\nPss_Anon:    3 kB\n\
+                    Pss_File:  7 kB\nSwapPss:    2 kB\n";
+        assert_eq!(parse_private_share(text.as_bytes()), Ok(5 << 10));
+        let older = text.replace("Pss_Anon", "Pss");
+        assert!(parse_private_share(older.as_bytes()).is_err());
     }
 
     #[test]

@@ -23,7 +23,8 @@ impl Guardian {
     pub fn post(undo: impl FnOnce()) -> Result<Self, Errno> {
         let (watched, line) = pipe().map_err(|error| errno(&error))?;
         // SAFETY: no other thread of ours runs now that could hold a lock in the child: those
-        // that read /proc are joined, the bar that draws by itself is not begun.
+        // that read /proc are joined, the bar that draws by itself is not begun, and the one
+        // that waits for the dump sleeps without holding any.
         match unsafe { fork() }? {
             ForkResult::Parent { child } => Ok(Self { pid: child, line }),
             ForkResult::Child => {

@@ -57,10 +57,7 @@ impl Guest {
 
     /// One of the programs of `tests/guests`, with arguments.
     pub(crate) fn of_ours_with(name: &str, arguments: &[&str]) -> Self {
-        let program = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("target/guests")
-            .join(name);
-        Self::start(Command::new(program).args(arguments), "ready")
+        Self::start(Command::new(program(name)).args(arguments), "ready")
     }
 
     pub(crate) fn pid(&self) -> i32 {
@@ -201,6 +198,13 @@ impl Drop for Guest {
             self.reap(&others);
         }
     }
+}
+
+/// The path of one of the programs of `tests/guests`.
+pub(crate) fn program(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("target/guests")
+        .join(name)
 }
 
 /// Runs a command to its end; what it said is part of any later complaint.

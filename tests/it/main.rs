@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod disks;
 mod fixtures;
 mod guest;
 mod mutations;
@@ -18,4 +19,5 @@ mod scenarios;
 mod sharing;
 mod snapshots;
 mod sockets;
+mod timeouts;
 mod verify;

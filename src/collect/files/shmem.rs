@@ -69,6 +69,13 @@ impl Files {
         is_huge.then_some(block_bytes)
     }
 
+    /// How much of shared memory is to be written at most, in bytes.
+    #[must_use]
+    pub fn shared_bytes(&self) -> u64 {
+        let extents = self.segments.iter().flat_map(|segment| &segment.extents);
+        extents.map(|extent| extent.end - extent.start).sum()
+    }
+
     /// The segment behind an inode; the first time with the places of its data.
     pub(super) fn segment(
         &mut self,
