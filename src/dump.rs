@@ -10,7 +10,8 @@ use tracing::{info, warn};
 use crate::ahead::{LookAhead, private_bytes};
 use crate::clock::Clock;
 use crate::collect::here::Here;
-use crate::collect::memory::{PAGE_BYTES, open_pagemap};
+use crate::collect::memory::{PAGE_BYTES, PageSource, open_pagemap};
+use crate::collect::page_equality::Content;
 use crate::collect::page_identity::{Candidate, SharedPages};
 use crate::collect::sockets::{HeldConnections, Lock};
 use crate::collect::tree::{Collection, collect};
@@ -153,6 +154,15 @@ fn dump_into(
             let candidates = snapshot_candidates(&collection)?;
             shared = shared.and(SharedPages::find(&candidates, collection.spaces.len())?);
         }
+    }
+    if options.page_dedup {
+        let contents = contents(&collection, kept.as_ref())?;
+        let compare = || shared.with_equal(&contents);
+        shared = if runs_on {
+            behind(compare)?
+        } else {
+            compare()?
+        };
         clock.stage("compare");
     }
 
@@ -281,6 +291,28 @@ fn snapshot_candidates(collection: &Collection) -> Result<Vec<Candidate<'_>>> {
         }
     }
     Ok(candidates)
+}
+
+/// The pages of all address spaces, and where they are to be read.
+fn contents<'a>(
+    collection: &'a Collection,
+    kept: Option<&'a KeptMemory>,
+) -> Result<Vec<Content<'a>>> {
+    let memory_of = collection.memory_by_leader();
+    let spaces = collection.spaces.iter().enumerate();
+    let contents = spaces.map(|(index, space)| {
+        let memory: &dyn PageSource = match kept {
+            Some(kept) => &kept.spaces[index],
+            None => *memory_of
+                .get(&space.holder)
+                .ok_or(Error::Vanished { tid: space.holder })?,
+        };
+        Ok(Content {
+            runs: &space.object.pages,
+            memory,
+        })
+    });
+    contents.collect()
 }
 
 /// A dump holds a few descriptors for every process, and the look ahead one for every

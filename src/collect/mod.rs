@@ -5,6 +5,7 @@ pub mod here;
 pub mod memory;
 pub mod namespaces;
 pub mod notes;
+pub mod page_equality;
 pub mod page_identity;
 pub mod parallel;
 mod reading;

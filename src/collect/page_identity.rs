@@ -8,8 +8,13 @@
 //! Address spaces that share pages at the same address form a *family*. Its pages are listed
 //! once, by address; where several different pages at one address are shared, the most shared
 //! one comes first (*rank* 0).
+//!
+//! All address spaces are gone through together, a window of addresses after the other, so that
+//! not everything that is known of each page has to be held at once.
 
+use std::collections::HashMap;
 use std::fs::File;
+use std::ops::Range;
 
 use super::memory::{PAGE_BYTES, PageKind, PageRun};
 use crate::error::{Result, ResultExt};
@@ -29,27 +34,19 @@ pub struct Candidate<'a> {
     pub runs: &'a [PageRun],
 }
 
-/// A page that several address spaces of a family have at the same address.
+/// Pages that several address spaces of a family have at the same addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SharedPage {
-    /// Where it is, in bytes.
-    pub address: u64,
-    /// The first address space that has it.
+pub struct SharedRun {
+    /// First byte.
+    pub start: u64,
+    /// First byte behind.
+    pub end: u64,
+    /// The first address space that has them.
     pub source: u32,
-    /// Its place among the shared pages of the family at this address.
+    /// Their place among the shared pages of the family at these addresses.
     pub rank: u16,
-    /// Whether it is of [`PageKind::Lazy`], or else of [`PageKind::Plain`].
+    /// Whether they are of [`PageKind::Lazy`], or else of [`PageKind::Plain`].
     pub lazy: bool,
-}
-
-impl SharedPage {
-    fn kind(&self) -> PageKind {
-        if self.lazy {
-            PageKind::Lazy
-        } else {
-            PageKind::Plain
-        }
-    }
 }
 
 /// Address spaces that share pages.
@@ -58,7 +55,7 @@ pub struct Family {
     /// Its members, by their place among all address spaces, ascending.
     pub members: Vec<usize>,
     /// What at least two of them share, by address, then by rank.
-    pub pages: Vec<SharedPage>,
+    pub runs: Vec<SharedRun>,
 }
 
 /// Pages of one address space that its family holds.
@@ -79,6 +76,8 @@ pub struct SharedPages {
     pub families: Vec<Family>,
     /// For each address space its family and what that holds of its pages, ascending.
     pub held: Vec<Option<(usize, Vec<Held>)>>,
+    /// Whether the kernel keeps frames secret (it shows them with `CAP_SYS_ADMIN`).
+    pub frames_hidden: bool,
 }
 
 impl SharedPages {
@@ -88,6 +87,7 @@ impl SharedPages {
         Self {
             families: Vec::new(),
             held: vec![None; spaces],
+            frames_hidden: false,
         }
     }
 
@@ -99,22 +99,36 @@ impl SharedPages {
         if candidates.len() < 2 {
             return Ok(Self::none(spaces));
         }
-        let mut first = Vec::with_capacity(candidates.len());
-        for candidate in candidates {
-            first.push(candidate.homes()?);
-        }
+        let mut gathered = Gathered::default();
+        let mut frames_hidden = false;
         let mut sightings = Vec::new();
-        for (candidate, first) in candidates.iter().zip(first) {
-            let again = candidate.homes()?;
-            let index = u32::try_from(candidate.space).unwrap_or(u32::MAX);
-            let pages = candidate.pages().zip(first.into_iter().zip(again));
-            sightings.extend(pages.filter_map(|((address, kind), (first, again))| {
-                let home = first.filter(|_| first == again && kind.may_be_elsewhere())?;
-                Some(Sighting::new(address, home, kind == PageKind::Lazy, index))
-            }));
+        let mut windows = Windows::over(candidates.iter().map(|one| one.runs).collect());
+        while let Some((_, parts)) = windows.next() {
+            let mut first = Vec::with_capacity(candidates.len());
+            for (candidate, part) in candidates.iter().zip(&parts) {
+                first.push(candidate.entries(part)?);
+            }
+            sightings.clear();
+            for ((candidate, part), first) in candidates.iter().zip(&parts).zip(first) {
+                let again = candidate.entries(part)?;
+                let space = u32::try_from(candidate.space).unwrap_or(u32::MAX);
+                for ((address, kind), (first, again)) in pages(part).zip(first.iter().zip(again)) {
+                    frames_hidden |= first.hides_frame();
+                    let home = first.shared_home();
+                    if let Some(home) = home.filter(|home| again.shared_home() == Some(*home))
+                        && kind.may_be_elsewhere()
+                    {
+                        sightings.push(Sighting::new(address, kind, home, space));
+                    }
+                }
+            }
+            sightings.sort_unstable();
+            gathered.add(&sightings);
         }
-        sightings.sort_unstable();
-        Ok(Self::of(&sightings, spaces))
+        Ok(Self {
+            frames_hidden,
+            ..gathered.finish(spaces)
+        })
     }
 
     /// Adds what was found out about other address spaces, none of them known to both.
@@ -127,6 +141,7 @@ impl SharedPages {
                 *held = Some((before + family, runs));
             }
         }
+        self.frames_hidden |= other.frames_hidden;
         self
     }
 
@@ -143,12 +158,12 @@ impl SharedPages {
     pub fn sourced(&self, space: usize, runs: &[PageRun]) -> Vec<PageRun> {
         let mut sourced = without(runs, self.held(space));
         if let Some((family, _)) = &self.held[space] {
-            let pages = self.families[*family].pages.iter();
-            for page in pages.filter(|page| page.source as usize == space) {
+            let shared = self.families[*family].runs.iter();
+            for shared in shared.filter(|shared| shared.source as usize == space) {
                 let run = PageRun {
-                    start: page.address,
-                    end: page.address + PAGE_BYTES,
-                    kind: page.kind(),
+                    start: shared.start,
+                    end: shared.end,
+                    kind: shared.kind(),
                 };
                 match sourced.last_mut() {
                     Some(last) if last.end == run.start => last.end = run.end,
@@ -159,21 +174,107 @@ impl SharedPages {
         }
         sourced
     }
+}
 
-    /// Groups sightings, which are sorted.
-    fn of(sightings: &[Sighting], spaces: usize) -> Self {
-        let mut relatives = Relatives::new(spaces);
-        let groups = || {
-            sightings
-                .chunk_by(Sighting::is_same_page)
-                .filter(|group| group.len() > 1)
-        };
-        for group in groups() {
-            for other in &group[1..] {
-                relatives.join(group[0].space(), other.space());
+impl SharedRun {
+    fn kind(&self) -> PageKind {
+        if self.lazy {
+            PageKind::Lazy
+        } else {
+            PageKind::Plain
+        }
+    }
+
+    /// The address of each page.
+    pub fn addresses(&self) -> impl Iterator<Item = u64> + use<> {
+        (self.start..self.end).step_by(4096)
+    }
+}
+
+/// Pages that a number of address spaces have in common.
+struct Same {
+    start: u64,
+    end: u64,
+    /// Its place among the lists of address spaces.
+    list: u32,
+    lazy: bool,
+    /// Whether nothing else is shared at this address.
+    alone: bool,
+}
+
+/// What is the same, gathered window by window.
+#[derive(Default)]
+pub(super) struct Gathered {
+    /// By address, then by the number of address spaces, the highest first.
+    runs: Vec<Same>,
+    /// Lists of address spaces that share something, ascending.
+    lists: Vec<Box<[u32]>>,
+    places: HashMap<Box<[u32]>, u32>,
+    scratch: Vec<u32>,
+}
+
+impl Gathered {
+    /// Adds all that was seen at some addresses behind those known. Sorted.
+    pub(super) fn add(&mut self, sightings: &[Sighting]) {
+        let mut here: Vec<&[Sighting]> = Vec::new();
+        for all in sightings.chunk_by(|one, next| one.address() == next.address()) {
+            here.clear();
+            let groups = all.chunk_by(Sighting::is_same_page);
+            here.extend(groups.filter(|group| group.len() > 1));
+            here.sort_by_key(|group| std::cmp::Reverse(group.len()));
+            let alone = here.len() == 1;
+            for group in &here {
+                let (start, lazy) = (group[0].address(), group[0].lazy());
+                let list = self.list(group);
+                let end = start + PAGE_BYTES;
+                match self.runs.last_mut() {
+                    Some(last)
+                        if alone
+                            && last.alone
+                            && (last.end, last.list, last.lazy) == (start, list, lazy) =>
+                    {
+                        last.end = end;
+                    }
+                    _ => self.runs.push(Same {
+                        start,
+                        end,
+                        list,
+                        lazy,
+                        alone,
+                    }),
+                }
             }
         }
-        let mut shared = Self::none(spaces);
+    }
+
+    fn list(&mut self, group: &[Sighting]) -> u32 {
+        self.scratch.clear();
+        self.scratch
+            .extend(group.iter().map(|one| one.space_number()));
+        if let Some(last) = self.runs.last()
+            && *self.lists[last.list as usize] == *self.scratch
+        {
+            return last.list;
+        }
+        if let Some(place) = self.places.get(self.scratch.as_slice()) {
+            return *place;
+        }
+        let place = u32::try_from(self.lists.len()).unwrap_or(u32::MAX);
+        let list: Box<[u32]> = self.scratch.as_slice().into();
+        self.lists.push(list.clone());
+        self.places.insert(list, place);
+        place
+    }
+
+    /// Puts address spaces that share something into families.
+    pub(super) fn finish(self, spaces: usize) -> SharedPages {
+        let mut relatives = Relatives::new(spaces);
+        for list in &self.lists {
+            for other in &list[1..] {
+                relatives.join(list[0] as usize, *other as usize);
+            }
+        }
+        let mut shared = SharedPages::none(spaces);
         let mut family_of_root = vec![None; spaces];
         for space in 0..spaces {
             let root = relatives.root(space);
@@ -187,60 +288,60 @@ impl SharedPages {
             shared.families[family].members.push(space);
             shared.held[space] = Some((family, Vec::new()));
         }
-        let mut here: Vec<&[Sighting]> = Vec::new();
-        let mut groups = groups().peekable();
-        while let Some(group) = groups.next() {
-            here.push(group);
-            let goes_on =
-                matches!(groups.peek(), Some(next) if next[0].address() == group[0].address());
-            if !goes_on {
-                here.sort_by_key(|group| std::cmp::Reverse(group.len()));
-                shared.add(&here);
-                here.clear();
+        let mut ranks: Vec<(usize, u16)> = Vec::new();
+        for here in self.runs.chunk_by(|one, next| one.start == next.start) {
+            ranks.clear();
+            for same in here {
+                let list = &self.lists[same.list as usize];
+                let Some((family, _)) = shared.held[list[0] as usize] else {
+                    continue;
+                };
+                let rank = match ranks.iter_mut().find(|known| known.0 == family) {
+                    Some((_, rank)) => {
+                        // So many different pages at one address need as many address spaces.
+                        *rank = rank.saturating_add(1);
+                        *rank
+                    }
+                    None => {
+                        ranks.push((family, 0));
+                        0
+                    }
+                };
+                shared.add(family, rank, same, list);
             }
         }
         shared
     }
+}
 
-    /// Adds the shared pages at one address, the most shared one first.
-    fn add(&mut self, groups: &[&[Sighting]]) {
-        let mut ranks: Vec<(usize, u16)> = Vec::with_capacity(1);
-        for group in groups {
-            let Some((family, _)) = self.held[group[0].space()] else {
+impl SharedPages {
+    fn add(&mut self, family: usize, rank: u16, same: &Same, list: &[u32]) {
+        let Same {
+            start, end, lazy, ..
+        } = *same;
+        let source = list[0];
+        let runs = &mut self.families[family].runs;
+        match runs.last_mut() {
+            Some(last)
+                if (last.end, last.source, last.rank, last.lazy) == (start, source, rank, lazy) =>
+            {
+                last.end = end;
+            }
+            _ => runs.push(SharedRun {
+                start,
+                end,
+                source,
+                rank,
+                lazy,
+            }),
+        }
+        for space in list {
+            let Some((_, held)) = &mut self.held[*space as usize] else {
                 continue;
             };
-            let rank = match ranks.iter_mut().find(|known| known.0 == family) {
-                Some((_, rank)) => {
-                    // So many different pages at one address need as many address spaces.
-                    *rank = rank.saturating_add(1);
-                    *rank
-                }
-                None => {
-                    ranks.push((family, 0));
-                    0
-                }
-            };
-            let address = group[0].address();
-            self.families[family].pages.push(SharedPage {
-                address,
-                source: group[0].space_number(),
-                rank,
-                lazy: group[0].lazy(),
-            });
-            for one in *group {
-                let Some((_, held)) = &mut self.held[one.space()] else {
-                    continue;
-                };
-                match held.last_mut() {
-                    Some(last) if last.end == address && last.rank == rank => {
-                        last.end += PAGE_BYTES;
-                    }
-                    _ => held.push(Held {
-                        start: address,
-                        end: address + PAGE_BYTES,
-                        rank,
-                    }),
-                }
+            match held.last_mut() {
+                Some(last) if last.end == start && last.rank == rank => last.end = end,
+                _ => held.push(Held { start, end, rank }),
             }
         }
     }
@@ -280,57 +381,122 @@ pub fn without(runs: &[PageRun], held: &[Held]) -> Vec<PageRun> {
 }
 
 impl Candidate<'_> {
-    fn homes(&self) -> Result<Vec<Option<u64>>> {
+    fn entries(&self, runs: &[PageRun]) -> Result<Vec<PageEntry>> {
         let mut found: Vec<PageEntry> = Vec::new();
-        for run in self.runs {
+        for run in runs {
             entries(&self.pagemap, run.start, run.end, &mut found).on("read pagemap", self.tid)?;
         }
-        Ok(found.into_iter().map(PageEntry::shared_home).collect())
+        Ok(found)
+    }
+}
+
+/// Address and kind of each page.
+pub(super) fn pages(runs: &[PageRun]) -> impl Iterator<Item = (u64, PageKind)> {
+    runs.iter().flat_map(|run| {
+        let addresses = (run.start..run.end).step_by(4096);
+        addresses.map(|address| (address, run.kind))
+    })
+}
+
+/// Goes through several address spaces together, a range of addresses after the other.
+pub(super) struct Windows<'a> {
+    /// Ascending runs of each.
+    spaces: Vec<&'a [PageRun]>,
+    /// First address of the next range.
+    next: u64,
+    bytes: u64,
+}
+
+impl<'a> Windows<'a> {
+    /// So many pages at most are looked at together.
+    const MOST_PAGES: u64 = 1 << 18;
+
+    pub(super) fn over(spaces: Vec<&'a [PageRun]>) -> Self {
+        let pages = Self::MOST_PAGES / (spaces.len() as u64).max(1);
+        Self {
+            spaces,
+            next: 0,
+            bytes: pages.max(16) * PAGE_BYTES,
+        }
     }
 
-    /// Address and kind of each page.
-    fn pages(&self) -> impl Iterator<Item = (u64, PageKind)> {
-        self.runs.iter().flat_map(|run| {
-            let addresses = (run.start..run.end).step_by(4096);
-            addresses.map(|address| (address, run.kind))
-        })
+    /// The next range, and what is in it of each address space.
+    pub(super) fn next(&mut self) -> Option<(Range<u64>, Vec<Vec<PageRun>>)> {
+        let firsts = self.spaces.iter().filter_map(|runs| runs.first());
+        let start = firsts.map(|run| run.start).min()?.max(self.next);
+        let end = start.saturating_add(self.bytes);
+        self.next = end;
+        let parts = self.spaces.iter_mut().map(|runs| {
+            let inside = runs.partition_point(|run| run.start < end);
+            let part = runs[..inside].iter().map(|run| PageRun {
+                start: run.start.max(start),
+                end: run.end.min(end),
+                ..*run
+            });
+            let part = part.collect();
+            // What goes on behind the range is looked at again.
+            let done = runs[..inside].partition_point(|run| run.end <= end);
+            *runs = &runs[done..];
+            part
+        });
+        Some((start..end, parts.collect()))
     }
 }
 
 /// A page as seen in one address space, in one number whose order is that of the address,
-/// then of the home: 36 bits of page number, 57 of home and laziness, 32 of candidate.
+/// then of laziness, then of the home: 36 bits of page number, 1 of laziness, 58 of home, 32 of
+/// address space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Sighting(u128);
+pub(super) struct Sighting(u128);
 
 impl Sighting {
-    const HOME_BITS: u32 = 57;
+    const HOME_BITS: u32 = 58;
 
-    fn new(address: u64, home: u64, lazy: bool, space: u32) -> Self {
-        // What may be left out as zero must not be confused with what may not.
-        let home = u128::from(home << 1 | u64::from(lazy));
+    /// `home` tells pages at the same address apart; below 2⁵⁸.
+    pub(super) fn new(address: u64, kind: PageKind, home: u64, space: u32) -> Self {
         let page = u128::from(address / PAGE_BYTES);
-        Self((page << Self::HOME_BITS | home) << u32::BITS | u128::from(space))
+        // What may be left out as zero must not be confused with what may not.
+        let lazy = u128::from(kind == PageKind::Lazy);
+        let place = (page << 1 | lazy) << Self::HOME_BITS | u128::from(home);
+        Self(place << u32::BITS | u128::from(space))
     }
 
-    fn is_same_page(&self, other: &Self) -> bool {
+    /// The same address space's sighting of another page there.
+    pub(super) fn moved(self, home: u64) -> Self {
+        let kind = if self.lazy() {
+            PageKind::Lazy
+        } else {
+            PageKind::Plain
+        };
+        Self::new(self.address(), kind, home, self.space_number())
+    }
+
+    pub(super) fn is_same_page(&self, other: &Self) -> bool {
         self.0 >> u32::BITS == other.0 >> u32::BITS
     }
 
-    fn address(self) -> u64 {
+    /// Whether both are at one address and may be the same.
+    pub(super) fn is_comparable(&self, other: &Self) -> bool {
+        let shift = u32::BITS + Self::HOME_BITS;
+        self.0 >> shift == other.0 >> shift
+    }
+
+    pub(super) fn home(self) -> u64 {
+        let mask = (1 << Self::HOME_BITS) - 1;
+        u64::try_from(self.0 >> u32::BITS & mask).unwrap_or(0)
+    }
+
+    pub(super) fn address(self) -> u64 {
         // Page numbers of 47-bit addresses fit.
-        u64::try_from(self.0 >> (u32::BITS + Self::HOME_BITS)).unwrap_or(0) * PAGE_BYTES
+        u64::try_from(self.0 >> (u32::BITS + Self::HOME_BITS + 1)).unwrap_or(0) * PAGE_BYTES
     }
 
-    fn lazy(self) -> bool {
-        self.0 >> u32::BITS & 1 == 1
+    pub(super) fn lazy(self) -> bool {
+        self.0 >> (u32::BITS + Self::HOME_BITS) & 1 == 1
     }
 
-    fn space_number(self) -> u32 {
+    pub(super) fn space_number(self) -> u32 {
         u32::try_from(self.0 & u128::from(u32::MAX)).unwrap_or(0)
-    }
-
-    fn space(self) -> usize {
-        self.space_number() as usize
     }
 }
 
@@ -375,12 +541,15 @@ mod tests {
         for (space, frames) in (0..).zip(spaces) {
             for (page, frame) in (16..).zip(*frames) {
                 if *frame != 0 {
-                    sightings.push(Sighting::new(page * PAGE_BYTES, *frame, true, space));
+                    let address = page * PAGE_BYTES;
+                    sightings.push(Sighting::new(address, PageKind::Lazy, *frame, space));
                 }
             }
         }
         sightings.sort_unstable();
-        SharedPages::of(&sightings, spaces.len())
+        let mut gathered = Gathered::default();
+        gathered.add(&sightings);
+        gathered.finish(spaces.len())
     }
 
     fn held(shared: &SharedPages, space: usize) -> Vec<(u64, u64, u16)> {
@@ -400,9 +569,12 @@ mod tests {
     fn what_two_have_at_one_address_is_held_once() {
         let shared = find(&[&[1, 2, 3, 4], &[1, 9, 3, 4], &[1, 2, 3, 5]]);
         assert_eq!(shared.families.len(), 1);
-        let pages = &shared.families[0].pages;
-        let places: Vec<_> = pages.iter().map(|page| page.address / PAGE_BYTES).collect();
-        assert_eq!(places, [16, 17, 18, 19]);
+        let runs = &shared.families[0].runs;
+        let places: Vec<_> = runs
+            .iter()
+            .map(|run| (run.start / P, run.end / P, run.source))
+            .collect();
+        assert_eq!(places, [(16, 20, 0)]);
         assert_eq!(held(&shared, 0), [(16, 4, 0)]);
         assert_eq!(held(&shared, 1), [(16, 1, 0), (18, 2, 0)]);
         assert_eq!(held(&shared, 2), [(16, 3, 0)]);
@@ -411,10 +583,10 @@ mod tests {
     #[test]
     fn the_most_shared_of_several_comes_first() {
         let shared = find(&[&[7, 1], &[7, 1], &[8, 1], &[8, 1], &[8, 1]]);
-        let pages = &shared.families[0].pages;
-        let ranks: Vec<_> = pages
+        let runs = &shared.families[0].runs;
+        let ranks: Vec<_> = runs
             .iter()
-            .map(|page| (page.address / PAGE_BYTES, page.source, page.rank))
+            .map(|run| (run.start / P, run.source, run.rank))
             .collect();
         assert_eq!(ranks, [(16, 2, 0), (16, 0, 1), (17, 0, 0)]);
         assert_eq!(held(&shared, 0), [(16, 1, 1), (17, 1, 0)]);
@@ -453,5 +625,33 @@ mod tests {
         assert_eq!(rest, [run(2, 3), run(7, 8), run(9, 10), run(12, 13)]);
         assert_eq!(without(&runs, &[]), runs);
         assert_eq!(without(&runs, &runs_held(&[(0, 20, 0)])), []);
+    }
+
+    #[test]
+    fn windows_cover_everything_once_and_in_order() {
+        let run = |start, end| PageRun {
+            start: start * P,
+            end: end * P,
+            kind: PageKind::Plain,
+        };
+        let wide = Windows::MOST_PAGES;
+        let one = [run(1, 5), run(7, 3 * wide), run(1 << 34, (1 << 34) + 2)];
+        let other = [run(2, 3), run(wide, wide + 1)];
+        let mut windows = Windows::over(vec![&one, &other]);
+        let mut seen = [Vec::new(), Vec::new()];
+        let mut last = 0;
+        while let Some((range, parts)) = windows.next() {
+            assert!(range.start >= last);
+            last = range.end;
+            for (seen, part) in seen.iter_mut().zip(parts) {
+                assert!(
+                    part.iter()
+                        .all(|run| run.start >= range.start && run.end <= range.end)
+                );
+                seen.extend(pages(&part).map(|page| page.0));
+            }
+        }
+        assert!(seen[0].iter().copied().eq(pages(&one).map(|page| page.0)));
+        assert!(seen[1].iter().copied().eq(pages(&other).map(|page| page.0)));
     }
 }

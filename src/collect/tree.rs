@@ -104,6 +104,17 @@ pub struct Collection {
     pub identities: Identities,
 }
 
+impl Collection {
+    /// Access to the memory of each living process, by its leader.
+    #[must_use]
+    pub fn memory_by_leader(&self) -> HashMap<Tid, &TaskMemory> {
+        let tasks = self.tasks.iter();
+        tasks
+            .filter_map(|one| Some((one.task.pid.leader(), &one.holdings.as_ref()?.memory)))
+            .collect()
+    }
+}
+
 /// Collects a frozen tree, confirming what was seen `ahead`; with `snapshots`, large private memory is left to snapshots where
 /// these can be made.
 ///

@@ -5,7 +5,6 @@
 
 mod snapshot;
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -19,7 +18,6 @@ use crate::collect::memory::{PAGE_BYTES, PageSource};
 use crate::collect::page_identity::SharedPages;
 use crate::collect::tree::Collection;
 use crate::error::{Error, IoResultExt, Result, ResultExt, Target};
-use crate::ids::Tid;
 use crate::proc::memory::TaskMemory;
 use crate::watch::Watch;
 
@@ -206,11 +204,7 @@ impl KeptMemory {
         watch: &Watch,
     ) -> Result<Self> {
         let mut hold = room.choose(collection);
-        let memory_of: HashMap<Tid, &TaskMemory> = collection
-            .tasks
-            .iter()
-            .filter_map(|one| Some((one.task.pid.leader(), &one.holdings.as_ref()?.memory)))
-            .collect();
+        let memory_of = collection.memory_by_leader();
         let mut spaces = Vec::with_capacity(collection.spaces.len());
         for (index, space) in collection.spaces.iter().enumerate() {
             let Some(memory) = memory_of.get(&space.holder) else {

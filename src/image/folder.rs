@@ -40,8 +40,8 @@ use super::trusted::{self, Folder};
 use crate::error::{Error, IoResultExt, Result};
 
 const STAGING_PREFIX: &str = ".dedump-";
-/// The text in the folder of common pages.
-const NOTE_NAME: &str = "README";
+/// The text beside images whose pages files belong to several tasks.
+const NOTE_NAME: &str = "dedump-shared-pages.txt";
 /// Where old images are while some of them are still in their place.
 const ASIDE_NAME: &str = "aside";
 /// The same folder once all of them are there.
@@ -256,16 +256,15 @@ impl ImageFolder {
         Ok(())
     }
 
-    /// Puts a text for whoever looks into the folder of [`Level::Common`].
+    /// Puts a text beside the images for whoever looks into the folder.
     ///
     /// # Errors
     /// Writing it.
-    pub fn note_in_common(&self, text: &str) -> Result<()> {
-        let name = Level::Common.path_of(NOTE_NAME);
-        let file = self.new_file(name.clone())?;
+    pub fn note(&self, text: &str) -> Result<()> {
+        let file = self.new_file(NOTE_NAME.to_owned())?;
         (&file)
             .write_all(text.as_bytes())
-            .at("write", self.shown(&name))
+            .at("write", self.shown(NOTE_NAME))
     }
 
     /// Names the earlier dump in which restore finds what is neither in the folder itself nor,
@@ -443,7 +442,7 @@ impl ImageFolder {
         let (dir, staging) = (self.folder.dir.as_fd(), self.staging.as_fd());
         let old = list(dir).at("list", self.path.as_path())?;
         let old = old.into_iter().map(|(name, _)| name);
-        let old = inventory_last(old.filter(|name| is_image(name)).collect());
+        let old = inventory_last(old.filter(|name| is_of_a_dump(name)).collect());
         if old.is_empty() {
             return Ok(());
         }
@@ -485,6 +484,11 @@ impl Drop for ImageFolder {
 fn is_image(name: &str) -> bool {
     let kind = Kind::of_file_name(name);
     name == PARENT_NAME || !matches!(kind, None | Some((Kind::Stats | Kind::IrmapCache, _)))
+}
+
+/// Images, and what is written for readers beside them.
+fn is_of_a_dump(name: &str) -> bool {
+    is_image(name) || name == NOTE_NAME
 }
 
 fn inventory_last(mut names: Vec<String>) -> Vec<String> {
@@ -542,7 +546,7 @@ fn put_right(dir: BorrowedFd<'_>, staging: &Flock<File>, name: &str) -> nix::Res
         if !holds(dir, &Kind::Inventory.file_name(0)) {
             // What is there belongs to the dump that did not get ready.
             for (name, kind) in list(dir).map_err(|error| errno(&error))? {
-                if is_image(&name) {
+                if is_of_a_dump(&name) {
                     remove(dir, &name, kind)?;
                 }
             }
@@ -562,7 +566,7 @@ fn put_back(dir: BorrowedFd<'_>, staged: BorrowedFd<'_>, name: &str) -> nix::Res
     let from = openat(staged, name, flags, Mode::empty())?;
     let old = list(from.as_fd()).map_err(|error| errno(&error))?;
     let old = old.into_iter().map(|(name, _)| name);
-    for name in inventory_last(old.filter(|name| is_image(name)).collect()) {
+    for name in inventory_last(old.filter(|name| is_of_a_dump(name)).collect()) {
         renameat(from.as_fd(), name.as_str(), dir, name.as_str())?;
     }
     unlinkat(staged, name, UnlinkatFlags::RemoveDir)
@@ -623,7 +627,7 @@ mod tests {
         let top = Level::Top;
         folder.link(top, (Kind::Core, 7), (Kind::Core, 8)).unwrap();
         folder.make_common().unwrap();
-        folder.note_in_common("note").unwrap();
+        folder.note("note").unwrap();
         folder.link_earlier(true, "../old".as_ref()).unwrap();
         folder.raw_file(Level::Common, Kind::Pages, 1).unwrap();
     }
@@ -651,6 +655,7 @@ mod tests {
             [
                 "core-7.img",
                 "core-8.img",
+                "dedump-shared-pages.txt",
                 "dump.log",
                 "inventory.img",
                 "parent"
@@ -686,6 +691,7 @@ mod tests {
             [
                 "core-7.img",
                 "core-8.img",
+                "dedump-shared-pages.txt",
                 "inventory.img",
                 "notes.txt",
                 "parent"

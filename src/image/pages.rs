@@ -29,7 +29,7 @@ use super::proto;
 use super::write::Written;
 use crate::collect::files::Segment;
 use crate::collect::memory::{PAGE_BYTES, PageKind, PageRun, PageSource};
-use crate::collect::page_identity::{Family, Held, SharedPage, SharedPages, without};
+use crate::collect::page_identity::{Family, Held, SharedPages, SharedRun, without};
 use crate::error::Result;
 use crate::ids::Pid;
 use crate::progress::Progress;
@@ -80,7 +80,7 @@ impl Pages<'_> {
         let has_common = !self.shared.families.is_empty();
         if has_common {
             folder.make_common()?;
-            folder.note_in_common(COMMON_NOTE)?;
+            folder.note(NOTE)?;
         }
         if let Some(earlier) = self.earlier {
             folder.link_earlier(has_common, earlier)?;
@@ -169,17 +169,13 @@ impl Pages<'_> {
         family: &'b Family,
         before: &'b FamilyBefore<'b>,
     ) -> Vec<Piece<'b>> {
-        let follows = |one: &SharedPage, next: &SharedPage| {
-            (next.address, next.source, next.rank, next.lazy)
-                == (one.address + PAGE_BYTES, one.source, one.rank, one.lazy)
-        };
-        let pieces = family.pages.chunk_by(follows).map(|pages| Piece {
-            source: self.spaces[pages[0].source as usize].memory,
-            start: pages[0].address,
-            end: pages[0].address + pages.len() as u64 * PAGE_BYTES,
-            drop_zeros: pages[0].lazy,
-            lazy: pages[0].lazy,
-            before: before.at_rank(pages[0].rank),
+        let pieces = family.runs.iter().map(|run| Piece {
+            source: self.spaces[run.source as usize].memory,
+            start: run.start,
+            end: run.end,
+            drop_zeros: run.lazy,
+            lazy: run.lazy,
+            before: before.at_rank(run.rank),
         });
         pieces.collect()
     }
@@ -222,8 +218,8 @@ impl Pages<'_> {
             let mut lines = own.clone();
             match &self.shared.held[index] {
                 Some((family, held)) => {
-                    let pages = &self.shared.families[*family].pages;
-                    let inherited = inherited_lines(pages, &common[*family], held);
+                    let runs = &self.shared.families[*family].runs;
+                    let inherited = inherited_lines(runs, &common[*family], held);
                     inherited_pages += inherited.iter().map(Line::pages).sum::<u64>();
                     lines = merged(&own, &inherited);
                 }
@@ -272,7 +268,7 @@ impl Pages<'_> {
         for &member in &family.members {
             let name = (Kind::Pagemap, u64::from(self.spaces[member].pid.number()));
             let lines = common_lines(
-                &family.pages,
+                &family.runs,
                 copied,
                 self.shared.held(member),
                 &earlier[member],
@@ -288,10 +284,13 @@ impl Pages<'_> {
     }
 }
 
-const COMMON_NOTE: &str = "\
-The pages that several tasks of this dump share, each once. criu restore finds them here.
-Never run `criu dedup` on this dump, nor `criu restore --auto-dedup`: both punch holes into
-files that belong to more than one task.
+const NOTE: &str = "\
+The pages that several tasks of this dump share are in the folder parent, each once, where criu
+restore finds them.
+
+Never run `criu dedup` on this dump, nor `criu restore --auto-dedup`: both punch holes into files
+that belong to more than one task, and say nothing. `dedump verify` tells whether that happened.
+`dedump dump --no-page-dedup` writes images without this danger, and without this saving.
 ";
 
 /// What the pages of a family held in an earlier dump.
@@ -319,9 +318,9 @@ impl<'a> FamilyBefore<'a> {
             .collect();
         let known = members.iter().any(|(_, previous)| previous.is_some());
         let ranks = family
-            .pages
+            .runs
             .iter()
-            .map(|page| page.rank + 1)
+            .map(|run| run.rank + 1)
             .max()
             .unwrap_or(0);
         let ranks = (0..if known { ranks } else { 0 }).map(|rank| RankBefore {
@@ -424,24 +423,37 @@ fn own_lines(pieces: &[Piece<'_>], copied: &Copied) -> Vec<Line> {
     lines
 }
 
-/// The fate of each page of a family.
-fn fates(copied: &Copied) -> impl Iterator<Item = Fate> {
-    copied
-        .fates
-        .iter()
-        .flat_map(|(range, fate)| range.clone().map(|_| *fate))
+/// A page of a family.
+#[derive(Clone, Copy)]
+struct FamilyPage {
+    address: u64,
+    rank: u16,
+    fate: Fate,
+}
+
+/// All pages of a family.
+fn family_pages(runs: &[SharedRun], copied: &Copied) -> impl Iterator<Item = FamilyPage> {
+    let fates = copied.fates.iter();
+    let fates = fates.flat_map(|(range, fate)| range.clone().map(|_| *fate));
+    let pages = runs.iter();
+    let pages = pages.flat_map(|run| run.addresses().map(|address| (address, run.rank)));
+    pages.zip(fates).map(|((address, rank), fate)| FamilyPage {
+        address,
+        rank,
+        fate,
+    })
 }
 
 /// What a member finds in the common folder.
-fn inherited_lines(pages: &[SharedPage], copied: &Copied, held: &[Held]) -> Vec<Line> {
+fn inherited_lines(runs: &[SharedRun], copied: &Copied, held: &[Held]) -> Vec<Line> {
     let mut lines = Vec::new();
     let mut held = held.iter().peekable();
-    for (page, fate) in pages.iter().zip(fates(copied)) {
+    for page in family_pages(runs, copied) {
         while held.next_if(|run| run.end <= page.address).is_some() {}
         let is_held = held
             .peek()
             .is_some_and(|run| run.start <= page.address && run.rank == page.rank);
-        if is_held && fate != Fate::Zero {
+        if is_held && page.fate != Fate::Zero {
             push(
                 &mut lines,
                 Line {
@@ -457,12 +469,7 @@ fn inherited_lines(pages: &[SharedPage], copied: &Copied, held: &[Held]) -> Vec<
 
 /// A member's pagemap in the common folder: every page of the family's file, and what the
 /// earlier dump has. `earlier` are pages of its own that are to be found there.
-fn common_lines(
-    pages: &[SharedPage],
-    copied: &Copied,
-    held: &[Held],
-    earlier: &[Line],
-) -> Vec<Line> {
+fn common_lines(runs: &[SharedRun], copied: &Copied, held: &[Held], earlier: &[Line]) -> Vec<Line> {
     let page_line = |start, flags| Line {
         start,
         end: start + PAGE_BYTES,
@@ -473,24 +480,30 @@ fn common_lines(
         .iter()
         .flat_map(|line| (line.start..line.end).step_by(4096))
         .peekable();
-    let pages: Vec<(SharedPage, Fate)> = pages.iter().copied().zip(fates(copied)).collect();
-    for group in pages.chunk_by(|one, next| one.0.address == next.0.address) {
-        let address = group[0].0.address;
+    let mut pages = family_pages(runs, copied).peekable();
+    let mut group = Vec::new();
+    while let Some(first) = pages.next() {
+        let address = first.address;
+        group.clear();
+        group.push(first);
+        while let Some(next) = pages.next_if(|next| next.address == address) {
+            group.push(next);
+        }
         while let Some(own) = earlier.next_if(|own| *own < address) {
             push(&mut lines, page_line(own, PARENT));
         }
         let wanted = rank_at(held, address);
         let wanted_fate = group
             .iter()
-            .find(|(page, _)| Some(page.rank) == wanted)
-            .map(|(_, fate)| *fate);
+            .find(|page| Some(page.rank) == wanted)
+            .map(|page| page.fate);
         let own = earlier.next_if_eq(&address).is_some();
         if own || wanted_fate == Some(Fate::Unchanged) {
             push(&mut lines, page_line(address, PARENT));
         }
         let mut stepped_over = wanted_fate == Some(Fate::Written);
-        for (page, fate) in group {
-            if *fate != Fate::Written {
+        for page in &group {
+            if page.fate != Fate::Written {
                 continue;
             }
             stepped_over &= Some(page.rank) != wanted;
@@ -579,9 +592,10 @@ mod tests {
 
     const P: u64 = PAGE_BYTES;
 
-    fn shared(pages: &[(u64, u16)]) -> Vec<SharedPage> {
-        let page = |&(address, rank)| SharedPage {
-            address: address * P,
+    fn shared(pages: &[(u64, u16)]) -> Vec<SharedRun> {
+        let page = |&(address, rank)| SharedRun {
+            start: address * P,
+            end: (address + 1) * P,
             source: 0,
             rank,
             lazy: true,

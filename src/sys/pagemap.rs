@@ -161,6 +161,15 @@ impl PageEntry {
     }
 }
 
+impl PageEntry {
+    /// Whether the page is in memory, but not told in which frame (`CAP_SYS_ADMIN`).
+    #[must_use]
+    pub fn hides_frame(self) -> bool {
+        let in_memory = self.0 & Self::PRESENT != 0 && self.0 & Self::SWAPPED == 0;
+        in_memory && self.0 & Self::PLACE == 0
+    }
+}
+
 /// Appends the entries of the pages `start..end`, both in bytes.
 ///
 /// # Errors

@@ -5,8 +5,8 @@
  * MIB of memory are filled; then, with the shape "star", CHILDREN are forked, each of which
  * changes PERCENT of its pages, and so does the parent; with "chain", each child is forked by
  * the one before. Then all obey the file "do": a number and a word, each number once.
- * "change" changes another PERCENT, "verify" checks every word. They say "N done PID", or
- * "BAD ...". The root has a heartbeat.
+ * "change" changes another PERCENT, "same" does so in the same way in all tasks, "verify" checks
+ * every word. They say "N done PID", or "BAD ...". The root has a heartbeat.
  */
 #define _GNU_SOURCE
 #include <stdint.h>
@@ -111,6 +111,8 @@ int main(int count, char **arguments)
         done = order;
         if (!strcmp(word, "change"))
             change(order * 100 + number);
+        else if (!strcmp(word, "same"))
+            change(order * 100);
         else if (!strcmp(word, "verify"))
             verify();
         else

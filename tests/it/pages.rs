@@ -122,8 +122,17 @@ impl Pool {
 
 /// Bytes of all pages files of a folder, each inode once.
 pub(crate) fn pages_bytes(images: &Path) -> u64 {
+    bytes_of(images, |name| name.starts_with("pages-"))
+}
+
+/// Bytes of everything in a folder, each inode once.
+fn folder_bytes(images: &Path) -> u64 {
+    bytes_of(images, |_| true)
+}
+
+fn bytes_of(folder: &Path, counts: impl Fn(&str) -> bool) -> u64 {
     let mut inodes = HashMap::new();
-    let mut folders = vec![images.to_owned()];
+    let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
@@ -131,7 +140,7 @@ pub(crate) fn pages_bytes(images: &Path) -> u64 {
             let name = path.file_name().unwrap().to_str().unwrap();
             if metadata.is_dir() {
                 folders.push(path);
-            } else if name.starts_with("pages-") {
+            } else if counts(name) {
                 inodes.insert(metadata.ino(), metadata.len());
             }
         }
@@ -170,6 +179,121 @@ fn a_pool_in_which_everybody_changes_much_is_written_once() {
 #[test]
 fn a_chain_of_forks_is_written_once() {
     written_once("chain", 4, 20, 1.15);
+}
+
+/// Pages that every task has changed in the same way lie in a frame of each, and are written once.
+fn equal_pages_are_written_once(arguments: &[&str], runs_on: bool) {
+    const MIB: u64 = 16;
+    let mut pool = Pool::start(16, "star", 3, 50);
+    pool.order("same");
+    pool.order("same");
+    pool.order("same");
+    let (_dir, images) = images();
+    if runs_on {
+        pool.snapshot(&images, arguments);
+        pool.order("verify");
+        return assert_little_more_than(MIB << 20, &images);
+    }
+    pool.dump(&images, arguments);
+    assert_little_more_than(MIB << 20, &images);
+    pool.restore(Release::Criu42, &images);
+}
+
+/// What four tasks with `bytes` in common take: there are stacks and the like, and pages that
+/// one of them did not change although the others did.
+fn assert_little_more_than(bytes: u64, images: &Path) {
+    let written = pages_bytes(images);
+    assert!(written >= bytes && written < bytes * 5 / 3, "{written}");
+}
+
+#[test]
+fn equal_pages_in_different_frames_are_written_once() {
+    equal_pages_are_written_once(&[], false);
+}
+
+#[test]
+fn equal_pages_of_a_tree_that_runs_on_are_written_once() {
+    equal_pages_are_written_once(&[], true);
+}
+
+#[test]
+fn idle_forked_processes_take_little() {
+    const CHILDREN: u64 = 40;
+    let guest = Guest::of_ours_with("crowd", &["processes", &CHILDREN.to_string()]);
+    let mut written = Vec::new();
+    for arguments in [&["-R"][..], &["-R", "--no-page-dedup"]] {
+        let (_dir, images) = images();
+        let output = run(&mut dedump(guest.pid(), &images, arguments));
+        assert!(output.status.success());
+        written.push(pages_bytes(&images));
+    }
+    // Of the stack, the data and the heap each has some pages of its own.
+    assert!(written[0] < CHILDREN * 8 * PAGE, "{written:?}");
+    assert!(written[0] * 4 < written[1], "{written:?}");
+}
+
+/// Runs a dump without the right to see frames.
+fn without_frames(pid: i32, images: &Path, arguments: &[&str]) -> Command {
+    let dump = dedump(pid, images, arguments);
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin"])
+        .arg(dump.get_program())
+        .args(dump.get_args());
+    command
+}
+
+#[test]
+fn without_frame_numbers_pages_are_compared() {
+    for runs_on in [true, false] {
+        let mut pool = Pool::start(16, "star", 4, 5);
+        pool.order("verify");
+        let distinct = pool.distinct_pages();
+        let (_dir, images) = images();
+        let arguments: &[&str] = if runs_on { &["-R"] } else { &[] };
+        let output = run(&mut without_frames(pool.guest.pid(), &images, arguments));
+        assert!(output.status.success());
+        let written = pages_bytes(&images) / PAGE;
+        assert!(
+            written <= distinct * 105 / 100 && written >= distinct * 9 / 10,
+            "{written} of {distinct}"
+        );
+        if !runs_on {
+            pool.guest.reap(&[]);
+            pool.restore(Release::Criu42, &images);
+        }
+    }
+}
+
+#[test]
+fn the_dumper_stays_small() {
+    let pool = Pool::start(96, "star", 6, 10);
+    for arguments in [
+        &["-R"][..],
+        &["-R", "--no-snapshot"],
+        &["-R", "--no-page-dedup"],
+    ] {
+        let (_dir, images) = images();
+        let mut dump = dedump(pool.guest.pid(), &images, arguments)
+            .spawn()
+            .unwrap();
+        let status = format!("/proc/{}/status", dump.id());
+        let mut most_kib = 0;
+        while dump.try_wait().unwrap().is_none() {
+            let text = std::fs::read_to_string(&status).unwrap_or_default();
+            let peak = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            let peak = peak.and_then(|peak| peak.split_whitespace().next()?.parse().ok());
+            most_kib = most_kib.max(peak.unwrap_or(0));
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        assert!(dump.wait().unwrap().success());
+        assert!(pages_bytes(&images) > 96 << 20);
+        let allowed_kib = 64 * 1024 + 96 * 1024 / 500;
+        assert!(
+            (1000..=allowed_kib).contains(&most_kib),
+            "{arguments:?}: {most_kib} KiB"
+        );
+    }
 }
 
 #[test]
@@ -239,6 +363,77 @@ fn five_dumps_on_top_of_each_other() {
         }
         pool.restore(release, &folder(5));
     }
+}
+
+/// What an earlier dump has is not written again: 1 % of 128 MiB, with everything around it.
+#[test]
+fn a_little_changed_takes_little() {
+    let is_full = std::env::var_os("DEDUMP_TEST_FULL").is_some();
+    let pool_mib = if is_full { 1024 } else { 128 };
+    let mut pool = Pool::start(pool_mib, "star", 0, 1);
+    let (dir, _) = images();
+    pool.snapshot(&dir.path().join("1"), &[]);
+    pool.order("change");
+    pool.dump(&dir.path().join("2"), &["--prev-images-dir", "../1"]);
+    let (full, little) = (
+        folder_bytes(&dir.path().join("1")),
+        folder_bytes(&dir.path().join("2")),
+    );
+    // The pool notes in a word for each page what it holds now: these are changed memory, too.
+    let notes = u64::from(pool_mib) * 256 * 8;
+    assert!(
+        little * 1000 <= full * 12 + notes * 1000,
+        "{little} of {full}"
+    );
+    pool.restore(Release::Criu42, &dir.path().join("2"));
+}
+
+/// Memory is shared again after a restore, as after one from criu's own images.
+#[test]
+fn a_restored_pool_is_no_larger_than_one_from_images_of_criu() {
+    let mut pool = Pool::start(16, "star", 3, 5);
+    let Some(oracle) = crate::oracle::folder(Release::Criu42) else {
+        return;
+    };
+    let pss = |pool: &Pool| pool.sizes().values().map(|(pss, _)| pss).sum::<u64>();
+    let (dir, images) = images();
+    pool.dump(&images, &[]);
+    pool.restore(Release::Criu42, &images);
+    let from_ours = pss(&pool);
+    let theirs = dir.path().join("criu");
+    std::fs::create_dir(&theirs).unwrap();
+    let dumped = run(Command::new(oracle.join("criu"))
+        .args(["dump", "-t", &pool.guest.pid().to_string(), "-D"])
+        .arg(&theirs));
+    assert!(dumped.status.success());
+    pool.guest.reap(&[]);
+    pool.restore(Release::Criu42, &theirs);
+    let from_theirs = pss(&pool);
+    assert!(
+        from_ours <= from_theirs + 256,
+        "{from_ours} KiB and {from_theirs} KiB"
+    );
+}
+
+#[test]
+fn zeros_of_shared_memory_are_not_written() {
+    let guest = Guest::of_ours_with("scenarios", &["shared_memory_of_zeros"]);
+    let (_dir, images) = images();
+    let output = run(dedump(guest.pid(), &images, &[]).arg("-R"));
+    assert!(output.status.success());
+    assert!(folder_bytes(&images) < 2 << 20);
+    crate::restores::check_restored(guest, Release::Criu42, &[], &[]);
+}
+
+#[test]
+fn zeros_of_a_deleted_file_are_not_written() {
+    let guest = Guest::of_ours_with("scenarios", &["a_deleted_file_of_zeros"]);
+    let (_dir, images) = images();
+    let output = run(dedump(guest.pid(), &images, &[]).arg("-R"));
+    assert!(output.status.success());
+    let ghost = std::fs::metadata(images.join("ghost-file-1.img")).unwrap();
+    assert!(ghost.len() < 3 * PAGE, "{}", ghost.len());
+    crate::restores::check_restored(guest, Release::Criu42, &[], &[]);
 }
 
 #[test]

@@ -77,6 +77,30 @@ impl Files {
     }
 }
 
+/// Appends those blocks of a piece of a file that hold something other than zeros.
+fn push_without_zeros(chunks: &mut Vec<Chunk>, offset: u64, bytes: &[u8]) {
+    const BLOCK_BYTES: u64 = 4096;
+    let mut at = offset;
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let room = usize::try_from(BLOCK_BYTES - at % BLOCK_BYTES).unwrap_or(rest.len());
+        let (block, behind) = rest.split_at(room.min(rest.len()));
+        if block.iter().any(|byte| *byte != 0) {
+            match chunks.last_mut() {
+                Some(last) if last.offset + last.bytes.len() as u64 == at => {
+                    last.bytes.extend_from_slice(block);
+                }
+                _ => chunks.push(Chunk {
+                    offset: at,
+                    bytes: block.to_vec(),
+                }),
+            }
+        }
+        at += block.len() as u64;
+        rest = behind;
+    }
+}
+
 fn chunks(file: &File, sight: &Sight<'_>) -> Result<Vec<Chunk>> {
     let size = sight.stat.st_size;
     let mut chunks = Vec::new();
@@ -92,11 +116,34 @@ fn chunks(file: &File, sight: &Sight<'_>) -> Result<Vec<Chunk>> {
         let mut bytes = vec![0; usize::try_from(hole - data).unwrap_or(0)];
         file.read_exact_at(&mut bytes, data.cast_unsigned())
             .at("read", sight.link)?;
-        chunks.push(Chunk {
-            offset: data.cast_unsigned(),
-            bytes,
-        });
+        push_without_zeros(&mut chunks, data.cast_unsigned(), &bytes);
         offset = hole;
     }
     Ok(chunks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_of_zeros_are_left_out() {
+        let mut bytes = vec![0; 5 * 4096 + 10];
+        bytes[0] = 1;
+        bytes[2 * 4096] = 2;
+        bytes[3 * 4096] = 3;
+        bytes[5 * 4096 + 9] = 4;
+        let mut chunks = Vec::new();
+        // It begins in the middle of a block.
+        push_without_zeros(&mut chunks, 4096 - 10, &bytes);
+        let places: Vec<(u64, usize)> = chunks
+            .iter()
+            .map(|chunk| (chunk.offset, chunk.bytes.len()))
+            .collect();
+        assert_eq!(places, [(4086, 10), (8192, 8192), (20480, 4096)]);
+        assert!(chunks.iter().all(|chunk| {
+            let from = usize::try_from(chunk.offset - 4086).unwrap();
+            chunk.bytes == bytes[from..from + chunk.bytes.len()]
+        }));
+    }
 }

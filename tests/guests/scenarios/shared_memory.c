@@ -276,6 +276,34 @@ SCENARIO(shared_memory_with_holes) {
     check_zero(memory, PAGE);
 }
 
+SCENARIO(shared_memory_of_zeros) {
+    char *memory = map_shared(8192);
+    memset(memory, 0, 8192 * PAGE);
+    memory[5000 * PAGE] = 5;
+    be_dumped();
+    CHECK(memory[5000 * PAGE] == 5);
+    memory[5000 * PAGE] = 0;
+    check_zero(memory, 8192 * PAGE);
+}
+
+SCENARIO(a_deleted_file_of_zeros) {
+    int fd = TRY(open("file", O_RDWR | O_CREAT | O_TRUNC, 0600));
+    static char zeros[200 * PAGE];
+    CHECK(write(fd, zeros, sizeof(zeros)) == sizeof(zeros));
+    CHECK(pwrite(fd, "middle", 6, 100 * PAGE + 5) == 6);
+    TRY(ftruncate(fd, 1 << 30));
+    TRY(unlink("file"));
+    be_dumped();
+    struct stat status;
+    TRY(fstat(fd, &status));
+    CHECK(status.st_size == 1 << 30);
+    char text[7] = {0};
+    CHECK(pread(fd, text, 6, 100 * PAGE + 5) == 6 && !strcmp(text, "middle"));
+    CHECK(pread(fd, zeros, sizeof(zeros), 0) == sizeof(zeros));
+    memset(zeros + 100 * PAGE + 5, 0, 6);
+    check_zero(zeros, sizeof(zeros));
+}
+
 SCENARIO(shared_memory_that_is_locked) {
     char *memory = map_shared(4);
     fill(memory, 4 * PAGE, 26);
