@@ -56,7 +56,7 @@ impl Filters {
         }
         for thread in &process.threads {
             let state = match thread.status.seccomp {
-                Seccomp::Disabled => continue,
+                Seccomp::Disabled | Seccomp::Dead => continue,
                 Seccomp::Strict => (STRICT, None),
                 Seccomp::Filter => (FILTER, self.chain(thread.capture.filters.clone())),
             };

@@ -17,8 +17,17 @@ impl Sleeper {
             .arg("1000")
             .spawn()
             .expect("sleep starts");
-        std::thread::sleep(Duration::from_millis(50));
-        Self(child)
+        let sleeper = Self(child);
+        sleeper.wait_until_in(libc::SYS_clock_nanosleep);
+        sleeper
+    }
+
+    fn wait_until_in(&self, call: libc::c_long) {
+        let end = soon();
+        while !self.read("syscall").starts_with(&format!("{call} ")) {
+            assert!(Instant::now() < end, "{}", self.read("syscall"));
+            std::thread::yield_now();
+        }
     }
 
     fn pid(&self) -> Pid {
@@ -78,19 +87,14 @@ fn ask(pid: Pid) -> (u64, u64) {
 #[test]
 fn a_visit_answers_and_leaves_no_trace() {
     let sleeper = Sleeper::start();
-    let before = (sleeper.read("maps"), sleeper.read("syscall"));
+    let before = sleeper.read("maps");
     for _ in 0..50 {
         let (pid, limit) = ask(sleeper.pid());
         assert_eq!(pid, u64::from(sleeper.0.id()));
         assert!(limit > 0);
     }
-    std::thread::sleep(Duration::from_millis(20));
-    assert_eq!(sleeper.read("maps"), before.0);
-    // Still in its sleep, entered anew through restart_syscall.
-    assert!(
-        sleeper.read("syscall").starts_with("219 "),
-        "{}",
-        sleeper.read("syscall")
-    );
+    // Still in its sleep, entered anew.
+    sleeper.wait_until_in(libc::SYS_restart_syscall);
+    assert_eq!(sleeper.read("maps"), before);
     assert!(sleeper.read("status").contains("TracerPid:\t0"));
 }

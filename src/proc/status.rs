@@ -94,6 +94,8 @@ pub enum Seccomp {
     Strict,
     /// Filtered by programs.
     Filter,
+    /// Ended by strict mode or a filter; only what is left of the task shows this.
+    Dead,
 }
 
 /// Parses the content of a `status` file.
@@ -241,6 +243,7 @@ fn seccomp(word: &[u8]) -> Option<Seccomp> {
         b"0" => Some(Seccomp::Disabled),
         b"1" => Some(Seccomp::Strict),
         b"2" => Some(Seccomp::Filter),
+        b"3" => Some(Seccomp::Dead),
         _ => None,
     }
 }
