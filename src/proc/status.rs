@@ -405,7 +405,7 @@ mod tests {
             ("0027", "0089"),
             ("Tgid:\t41", "Tgid:\t41 2"),
             ("1\t2\t3\t4294967295", "1\t2\t3"),
-            ("Seccomp:\t2", "Seccomp:\t3"),
+            ("Seccomp:\t2", "Seccomp:\t4"),
             ("NoNewPrivs:\t1", "NoNewPrivs:\tyes"),
             ("SigIgn:\t00000", "SigIgn:\txyz"),
         ] {
