@@ -126,7 +126,9 @@ pub fn scan(
                 _ => regions.push(*region),
             }
         }
-        if argument.walk_end <= from {
+        // With room left it has got to the end. What it tells then is where it was when a buffer
+        // of its own was full, half as many regions ago.
+        if filled < BATCH || argument.walk_end <= from {
             break;
         }
         from = argument.walk_end;
