@@ -308,7 +308,6 @@ impl Check<'_> {
     fn streams(&mut self) {
         const TCP: u32 = 6;
         const CLOSED: u32 = 7;
-        const LISTENING: u32 = 10;
         let folder = self.folder;
         let inventory = folder.inventory.as_ref();
         let are_closed = inventory.and_then(|one| one.tcp_close).unwrap_or(false);
@@ -317,12 +316,16 @@ impl Check<'_> {
             let Body::Inet(socket) = &file.body else {
                 continue;
             };
-            if socket.proto != TCP || matches!(socket.state, CLOSED | LISTENING) {
+            // Restore reads one for every socket with a peer, also when the connection is over.
+            if socket.proto != TCP || socket.dst_port == 0 {
                 continue;
             }
             let image = (Kind::TcpStream, u64::from(socket.ino));
             connected.insert(image.1);
-            if !are_closed && folder.top().facts(image.0, image.1).is_none() {
+            if !are_closed
+                && socket.state != CLOSED
+                && folder.top().facts(image.0, image.1).is_none()
+            {
                 self.add(image, "", "it is missing", Effect::RestoreFails);
             }
         }

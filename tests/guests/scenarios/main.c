@@ -68,7 +68,7 @@ const char *slurp(const char *path) {
 }
 
 const char *status_field(const char *name) {
-    static char value[256];
+    static _Thread_local char value[256];
     char line[300];
     FILE *status = fopen("/proc/thread-self/status", "re");
     CHECK(status != NULL);

@@ -54,7 +54,7 @@ pid_t in_child(void (*run)(void));
 /* Waits for a child, which must have exited with 0. */
 void reap_child(pid_t pid);
 
-/* A word from /proc/self/status, as in status_field("SigBlk"), in a static buffer. */
+/* A word from the status of this thread, as in status_field("SigBlk"), in a buffer of the thread. */
 const char *status_field(const char *name);
 
 /* The whole of a small file, in a static buffer; NULL if it cannot be read. */
