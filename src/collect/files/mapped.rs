@@ -11,7 +11,7 @@ use nix::sys::stat::{FileStat, lstat};
 use super::shmem::{Content, SYSTEM_V, is_secret};
 use super::{FileKind, Files, Segment, Sight};
 use crate::collect::memory::{MappedFile, PAGE_BYTES};
-use crate::error::{Error, IoResultExt, Result, ResultExt, Target};
+use crate::error::{Error, IoResultExt, Result, Target};
 use crate::ids::Tid;
 use crate::inject::{Batch, Buffer, CallIndex, Results};
 use crate::kcmp::FileTree;
@@ -210,12 +210,9 @@ impl Files {
 
     /// Adds a mapping to a segment that is read through mappings.
     fn another_part(&mut self, mapper: Mapper<'_>, vma: &Vma) -> Result<()> {
-        let inode = inode(&vma.mapping);
-        let found = self.segments.iter_mut();
-        match found
-            .into_iter()
-            .find(|segment| segment.stat.st_ino == inode)
-        {
+        let inode = (vma.mapping.device.number(), inode(&vma.mapping));
+        let is_it = |segment: &&mut Segment| (segment.stat.st_dev, segment.stat.st_ino) == inode;
+        match self.segments.iter_mut().find(is_it) {
             Some(segment) if vma.mapping.access.shared => segment.add(mapper, vma),
             _ => Ok(()),
         }
