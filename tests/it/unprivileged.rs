@@ -153,8 +153,17 @@ os.unlink('gone')
 ";
 
 /// What needs a capability: a script that sets it up, and the capability.
-const NEEDS: [(&str, &str); 4] = [
+const NEEDS: [(&str, &str); 5] = [
     (MAPPED_AND_GONE, "CAP_CHECKPOINT_RESTORE"),
+    (
+        "
+import os
+os.mkdir('closed')
+file = open('closed/file', 'w')
+os.chmod('closed', 0)
+",
+        "CAP_DAC_READ_SEARCH",
+    ),
     (
         "
 import os, socket

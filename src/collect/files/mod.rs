@@ -453,6 +453,12 @@ impl Files {
             path = without_deleted_mark(&path);
             self.ghost(sight, file, open)?;
         } else if !sight.is_path && !leads_to(&path, stat) {
+            if nix::sys::stat::lstat(&path) == Err(Errno::EACCES) {
+                return Err(sight.refuse(
+                    &format!("{}, which your user cannot reach,", path.display()),
+                    "run dedump with CAP_DAC_READ_SEARCH",
+                ));
+            }
             return Err(sight.refuse(
                 &format!(
                     "{}, whose path does not lead to it any more,",
