@@ -112,18 +112,12 @@ fn dump_into(
     refuse_foreign_session(&tree.root().stat, options)?;
     clock.stage("seize");
 
-    let mut collection = collect(
-        &tree,
-        &options.sockets,
-        runs_on,
-        &ahead,
-        here,
-        watch,
-        &mut clock,
-    )?;
+    let mut collection = collect(&tree, options, runs_on, &ahead, here, watch, &mut clock)?;
     refuse_unrestorable(&collection.notes, options)?;
     *needed_bytes += collection.files.shared_bytes();
     watch.at("reading connections", options.tree)?;
+    // Removed at the end, unless restore needs them.
+    let links = std::mem::take(&mut collection.files.links);
     let network = collection.files.sockets.hold_connections()?;
     let lock = network.lock().clone();
     if lock != Lock::None {
@@ -208,6 +202,9 @@ fn dump_into(
     let stats = Stats::write(&options.work_dir, &account)?;
     folder.commit()?;
     stats.keep();
+    if options.after != After::LeaveRunning {
+        links.keep();
+    }
     release(&mut held, options.after, &mut clock)?;
 
     for stage in clock.stages() {

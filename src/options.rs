@@ -54,6 +54,8 @@ pub struct DumpOptions {
     pub display_stats: bool,
     /// What is done about sockets that reach out of the tree.
     pub sockets: SocketChoices,
+    /// What is done about files that restore needs help with.
+    pub files: FileChoices,
     /// Whether long stages may draw a bar on standard error, if that is a terminal.
     pub progress: bool,
 }
@@ -80,9 +82,57 @@ impl DumpOptions {
             sync: false,
             display_stats: false,
             sockets: SocketChoices::default(),
+            files: FileChoices::default(),
             progress: false,
         }
     }
+}
+
+/// What is done about files that restore needs help with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileChoices {
+    /// Whether file locks and leases are dumped; `criu restore` must then be told the same.
+    pub file_locks: bool,
+    /// Whether a file that has lost the name it was opened by, but not every name, gets another
+    /// link beside it.
+    pub link_remap: bool,
+    /// The largest deleted file that is kept, in bytes on disk.
+    pub ghost_limit_bytes: u64,
+    /// Resources that restore is given from outside, as `--external` names them.
+    pub external: Vec<External>,
+}
+
+/// CRIU's default: 1 MiB.
+const DEFAULT_GHOST_LIMIT_BYTES: u64 = 1 << 20;
+
+impl Default for FileChoices {
+    fn default() -> Self {
+        Self {
+            file_locks: false,
+            link_remap: false,
+            ghost_limit_bytes: DEFAULT_GHOST_LIMIT_BYTES,
+            external: Vec::new(),
+        }
+    }
+}
+
+/// A resource that restore is given from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum External {
+    /// A file, by its mount and inode.
+    File {
+        /// `mnt_id` of its fdinfo.
+        mount: u64,
+        /// `st_ino`.
+        inode: u64,
+    },
+    /// A terminal, by `st_rdev` and `st_dev`.
+    Terminal {
+        /// The device that it is.
+        rdev: u64,
+        /// The device that its file is on.
+        dev: u64,
+    },
 }
 
 /// What is done about sockets that reach out of the tree.

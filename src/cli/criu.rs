@@ -67,8 +67,6 @@ const fn both(short: u8, long: &'static str, value: Value, fate: Fate) -> Opt {
 const CGROUPS: Fate = Later("cgroups are not recorded");
 const CGROUP_FREEZER: Fate = Later("every task is stopped by ptrace alone");
 const CONFIG: Fate = Later("no configuration file is read; give its options on the command line");
-const EXTERNAL: Fate = Later("a resource outside the tree is never left out");
-const LOCKS: Fate = Later("file locks are not dumped");
 const MEMORY: Fate = Later("memory is read while the tree is dumped, not before");
 const MOUNTS: Fate = Later("trees in a mount namespace of their own are not dumped");
 const NAMESPACES: Fate = Later("trees in namespaces of their own are not dumped");
@@ -162,8 +160,8 @@ pub(super) const OPTIONS: &[Opt] = &[
         Later("a device is dumped by its own path only"),
     ),
     both(b'M', "ext-mount-map", Required, MOUNTS),
-    long("external", Required, EXTERNAL),
-    both(b'l', "file-locks", Switch, LOCKS),
+    long("external", Required, Taken),
+    both(b'l', "file-locks", Switch, Taken),
     long(
         "file-validation",
         Required,
@@ -175,11 +173,7 @@ pub(super) const OPTIONS: &[Opt] = &[
         Later("inotify and fanotify watches are not dumped"),
     ),
     long("freeze-cgroup", Required, CGROUP_FREEZER),
-    long(
-        "ghost-limit",
-        Required,
-        Later("deleted files are kept up to 1 MiB each"),
-    ),
+    long("ghost-limit", Required, Taken),
     long(
         "irmap-scan-path",
         Required,
@@ -187,11 +181,7 @@ pub(super) const OPTIONS: &[Opt] = &[
     ),
     long("lazy-pages", Never, PAGES_AWAY),
     both(b'L', "libdir", Required, Later("there are no plugins")),
-    long(
-        "link-remap",
-        Switch,
-        Later("no link is made on the file system"),
-    ),
+    long("link-remap", Switch, Taken),
     long(
         "lsm-profile",
         Required,

@@ -8,7 +8,9 @@ use clap::Args;
 
 use dedump::freeze::After;
 use dedump::ids::Pid;
-use dedump::options::{DEFAULT_TIMEOUT, DumpOptions, NetworkLock, SocketChoices};
+use dedump::options::{
+    DEFAULT_TIMEOUT, DumpOptions, External, FileChoices, NetworkLock, SocketChoices,
+};
 
 use super::log::Log;
 
@@ -101,6 +103,22 @@ pub(super) struct DumpArgs {
     #[arg(long, value_name = "WAY", value_parser = network_lock)]
     network_lock: Option<NetworkLock>,
 
+    /// Dump file locks and leases; restore needs the same option
+    #[arg(short = 'l', long)]
+    file_locks: bool,
+
+    /// Make links for files that have lost the name they were opened by
+    #[arg(long)]
+    link_remap: bool,
+
+    /// Keep deleted files up to SIZE bytes on disk; K, M, G are known
+    #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = size)]
+    ghost_limit: u64,
+
+    /// Restore is given RES from outside: file[MNT:INO], tty[RDEV:DEV], unix[INO], …
+    #[arg(long, value_name = "RES", value_parser = resource)]
+    external: Vec<Resource>,
+
     /// Seconds the tree may stand still, 0: no limit [else 10 till writing]
     #[arg(long, value_name = "S")]
     timeout: Option<u64>,
@@ -179,6 +197,19 @@ impl DumpArgs {
         };
         // A bar between the lines of a talkative log helps nobody.
         let progress = verbosity > 0 && (verbosity <= DEFAULT_VERBOSITY || log != Log::Stderr);
+        let mut external_unix_inodes: Vec<u32> = self
+            .ext_unix_sk
+            .iter()
+            .flat_map(|inodes| inodes.0.iter().copied())
+            .collect();
+        let mut external = Vec::new();
+        for resource in self.external {
+            match resource {
+                Resource::OfFiles(one) => external.push(one),
+                Resource::UnixSocket(inode) => external_unix_inodes.push(inode),
+                Resource::OfMounts => {}
+            }
+        }
         let options = DumpOptions {
             tree,
             images_dir: self.images_dir,
@@ -201,15 +232,17 @@ impl DumpArgs {
             display_stats: self.display_stats,
             sockets: SocketChoices {
                 external_unix: !self.ext_unix_sk.is_empty(),
-                external_unix_inodes: self
-                    .ext_unix_sk
-                    .into_iter()
-                    .flat_map(|inodes| inodes.0)
-                    .collect(),
+                external_unix_inodes,
                 tcp_established: self.tcp_established,
                 tcp_close: self.tcp_close,
                 skip_in_flight: self.skip_in_flight,
                 network_lock: self.network_lock,
+            },
+            files: FileChoices {
+                file_locks: self.file_locks,
+                link_remap: self.link_remap,
+                ghost_limit_bytes: self.ghost_limit,
+                external,
             },
             progress,
         };
@@ -251,6 +284,60 @@ fn inodes(text: &str) -> Result<Inodes, String> {
     inodes
         .map(Inodes)
         .map_err(|_| "sockets are given by their inode numbers".to_owned())
+}
+
+/// The value of one `--external`.
+#[derive(Clone, Copy, Debug)]
+enum Resource {
+    /// A file or terminal.
+    OfFiles(External),
+    /// The far end of a unix socket.
+    UnixSocket(u32),
+    /// A mount or block device, which matters only for mount namespaces.
+    OfMounts,
+}
+
+fn resource(text: &str) -> Result<Resource, String> {
+    const FORMS: &str =
+        "the forms are file[MNT:INO], tty[RDEV:DEV], unix[INO], mnt[PATH]:NAME, dev[MAJ/MIN]:NAME";
+    let wrong = || FORMS.to_owned();
+    let (kind, rest) = text.split_once('[').ok_or_else(wrong)?;
+    let (inner, _) = rest.rsplit_once(']').ok_or_else(wrong)?;
+    let pair = || {
+        let (first, second) = inner.split_once(':')?;
+        let hex = |word| u64::from_str_radix(word, 16).ok();
+        Some((hex(first)?, hex(second)?))
+    };
+    match kind {
+        "file" => {
+            let (mount, inode) = pair().ok_or_else(wrong)?;
+            Ok(Resource::OfFiles(External::File { mount, inode }))
+        }
+        "tty" => {
+            let (rdev, dev) = pair().ok_or_else(wrong)?;
+            Ok(Resource::OfFiles(External::Terminal { rdev, dev }))
+        }
+        "unix" => inner.parse().map(Resource::UnixSocket).map_err(|_| wrong()),
+        "mnt" | "dev" => Ok(Resource::OfMounts),
+        "net" | "pid" => Err("trees in namespaces of their own are not dumped".to_owned()),
+        _ => Err(wrong()),
+    }
+}
+
+/// A size as criu reads it: a number, with K, M or G behind it if need be.
+fn size(text: &str) -> Result<u64, String> {
+    let (digits, factor) = match text.as_bytes().last() {
+        Some(b'K' | b'k') => (&text[..text.len() - 1], 1 << 10),
+        Some(b'M' | b'm') => (&text[..text.len() - 1], 1 << 20),
+        Some(b'G' | b'g') => (&text[..text.len() - 1], 1 << 30),
+        _ => (text, 1),
+    };
+    let number: Option<u64> = digits.parse().ok();
+    number
+        .and_then(|number| number.checked_mul(factor))
+        .ok_or_else(|| {
+            "a size is a number of bytes, with K, M or G behind it if need be".to_owned()
+        })
 }
 
 fn network_lock(text: &str) -> Result<NetworkLock, String> {

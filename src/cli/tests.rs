@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use dedump::error::Error;
 use dedump::freeze::After;
 use dedump::ids::Pid;
-use dedump::options::NetworkLock;
+use dedump::options::{External, FileChoices, NetworkLock};
 
 use super::criu::{Fate, OPTIONS, Value};
 use super::log::{Log, one_line};
@@ -243,7 +243,8 @@ fn every_option_of_criu_is_taken_or_refused_by_name() {
             option.long
         );
         let value = match option.long {
-            "tree" | "timeout" | "verbosity" => "=3",
+            "tree" | "timeout" | "verbosity" | "ghost-limit" => "=3",
+            "external" => "=unix[3]",
             "network-lock" => "=skip",
             _ if matches!(option.value, Value::Required) => "=x",
             _ => "",
@@ -276,6 +277,42 @@ fn every_option_of_criu_is_taken_or_refused_by_name() {
         if option.value == Value::Switch {
             dump(&format!("dump -t 1 --no-{}", option.long));
         }
+    }
+}
+
+#[test]
+fn files_that_restore_needs_help_with() {
+    let files = |line: &str| dump(&format!("dump -t 1 {line}")).options.files;
+    assert_eq!(files(""), FileChoices::default());
+    assert!(files("-l").file_locks && files("--link-remap").link_remap);
+    for (line, bytes) in [("7", 7), ("3K", 3 << 10), ("2m", 2 << 20), ("1G", 1 << 30)] {
+        let choice = files(&format!("--ghost-limit {line}"));
+        assert_eq!(choice.ghost_limit_bytes, bytes);
+    }
+    for wrong in ["", "M", "-1", "1T", "99999999999G"] {
+        assert!(mistake(&format!("dump -t 1 --ghost-limit={wrong}")).contains("a size is"));
+    }
+    let choice = files("--external file[1f:2A] --external tty[8800:18] --external mnt[/x]:y");
+    let file = External::File {
+        mount: 0x1f,
+        inode: 0x2a,
+    };
+    let terminal = External::Terminal {
+        rdev: 0x8800,
+        dev: 0x18,
+    };
+    assert_eq!(choice.external, [file, terminal]);
+    let sockets = dump("dump -t 1 --external unix[77]").options.sockets;
+    assert_eq!(sockets.external_unix_inodes, [77]);
+    for wrong in [
+        "file",
+        "file[1]",
+        "file[x:1]",
+        "unix[x]",
+        "disk[1]",
+        "net[1]:x",
+    ] {
+        mistake(&format!("dump -t 1 --external {wrong}"));
     }
 }
 

@@ -21,6 +21,8 @@ pub enum NoteKind {
     PrivateFs,
     /// System V shared memory.
     SystemV,
+    /// An eventfd that counts down by one (`EFD_SEMAPHORE`).
+    SemaphoreEventfd,
 }
 
 /// One such finding.
@@ -44,6 +46,7 @@ impl NoteKind {
             Self::PrivateFiles => "private-files",
             Self::PrivateFs => "private-fs",
             Self::SystemV => "system-v-memory",
+            Self::SemaphoreEventfd => "semaphore-eventfd",
         }
     }
 }
@@ -80,6 +83,10 @@ impl fmt::Display for Note {
             NoteKind::SystemV => write!(
                 f,
                 "{tids} has System V shared memory; after a restore only the tree shares it, and it has no id"
+            ),
+            NoteKind::SemaphoreEventfd => write!(
+                f,
+                "{tids} has a semaphore (eventfd with EFD_SEMAPHORE); after a restore it is an ordinary counter"
             ),
         }
     }

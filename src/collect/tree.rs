@@ -36,7 +36,7 @@ use crate::kcmp::{
     Claim, FilesFingerprint, Handled, Identities, Sighting, TaskIds, TaskLooks, TaskSightings,
     VmFingerprint,
 };
-use crate::options::SocketChoices;
+use crate::options::DumpOptions;
 use crate::proc::ProcDir;
 use crate::proc::locks::LockedInodes;
 use crate::proc::maps::Mapping;
@@ -125,7 +125,7 @@ impl Collection {
 /// [`Error::Blocked`] with everything that stands in the way; the tree is untouched.
 pub fn collect(
     tree: &FrozenTree,
-    sockets: &SocketChoices,
+    options: &DumpOptions,
     snapshots: bool,
     ahead: &LookAhead,
     here: Here,
@@ -137,7 +137,7 @@ pub fn collect(
         ahead,
         locked: ahead.uses_duplicates().then(LockedInodes::read).flatten(),
         take_in_orphans: HashSet::new(),
-        own: here.namespaces,
+        own: here.namespaces.clone(),
         deadline: watch.deadline(),
         blockers: Vec::new(),
         collection: Collection {
@@ -145,7 +145,7 @@ pub fn collect(
             spaces: Vec::new(),
             tables: Vec::new(),
             filesystems: Vec::new(),
-            files: Files::new(sockets, here.shmem_device),
+            files: Files::new(&options.sockets, &options.files, &here),
             notes: Vec::new(),
             identities: Identities::new(),
         },
@@ -179,8 +179,18 @@ pub fn collect(
         let tree = &mut this.collection.identities.file;
         this.collection.files.complete_sockets(tree)
     })?;
-    let of_files = std::mem::take(&mut collector.collection.files.notes);
-    collector.collection.notes.extend(of_files);
+    collector.gather(|this| {
+        let stats = tree.processes.iter().map(|process| &process.stat);
+        this.collection
+            .files
+            .complete_terminals(stats, options.shell_job)
+    })?;
+    collector.gather(|this| {
+        let in_tree = |pid| tree.processes.iter().any(|process| process.pid == pid);
+        this.collection.files.complete_names(in_tree)
+    })?;
+    let notes = std::mem::take(&mut collector.collection.files.notes);
+    collector.collection.notes.extend(notes);
     clock.stage("scan");
     if collector.blockers.is_empty() {
         Ok(collector.collection)

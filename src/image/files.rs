@@ -6,11 +6,13 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::framing::ImageWriter;
 use super::proto;
-use super::sockets::{inet_entry, unix_entry};
+use super::sockets::{inet_entry, netlink_entry, packet_entry, unix_entry};
 use crate::collect::files::{
-    DescriptorTable, EpollTarget, FileKind, Ghost, OpenFile, PipeContent, Segment,
+    DescriptorTable, EpollTarget, FanotifyMark, FileKind, Ghost, InotifyWatch, MarkedThing,
+    OpenFile, PipeContent, Remap, Segment, Watched, kernel_device,
 };
 use crate::collect::memory::PAGE_BYTES;
+use crate::collect::namespaces::KINDS;
 use crate::collect::sockets::Socket;
 use crate::error::Result;
 use crate::ids::ObjectId;
@@ -27,9 +29,16 @@ enum FileType {
     Unixsk = 5,
     Eventfd = 6,
     Eventpoll = 7,
+    Inotify = 8,
     Signalfd = 9,
+    Packetsk = 10,
+    Tty = 11,
+    Fanotify = 12,
+    Netlinksk = 13,
+    Ns = 14,
     Timerfd = 17,
     Memfd = 18,
+    Pidfd = 20,
 }
 
 impl FileType {
@@ -43,9 +52,16 @@ impl FileType {
             FileKind::Signalfd { .. } => Self::Signalfd,
             FileKind::Timerfd(_) => Self::Timerfd,
             FileKind::Memfd { .. } => Self::Memfd,
+            FileKind::Terminal { .. } => Self::Tty,
+            FileKind::Inotify { .. } => Self::Inotify,
+            FileKind::Fanotify(_) => Self::Fanotify,
+            FileKind::Pidfd { .. } => Self::Pidfd,
+            FileKind::Namespace { .. } => Self::Ns,
             FileKind::Socket(socket) => match **socket {
                 Socket::Unix(_) => Self::Unixsk,
                 Socket::Inet(_) => Self::Inetsk,
+                Socket::Netlink(_) => Self::Netlinksk,
+                Socket::Packet(_) => Self::Packetsk,
             },
         }
     }
@@ -120,6 +136,7 @@ fn file_entry(file: OpenFile) -> proto::FileEntry {
                 name: regular.path.as_os_str().as_bytes().to_vec(),
                 size: regular.size_bytes,
                 mode: Some(regular.mode),
+                ext: regular.is_external.then_some(true),
                 ..Default::default()
             });
         }
@@ -179,7 +196,60 @@ fn file_entry(file: OpenFile) -> proto::FileEntry {
         FileKind::Socket(socket) => match *socket {
             Socket::Unix(socket) => entry.usk = Some(unix_entry(id, flags, fown, &socket)),
             Socket::Inet(socket) => entry.isk = Some(inet_entry(id, flags, fown, &socket)),
+            Socket::Netlink(socket) => entry.nlsk = Some(netlink_entry(id, flags, fown, &socket)),
+            Socket::Packet(socket) => entry.psk = Some(packet_entry(id, flags, fown, &socket)),
         },
+        FileKind::Terminal { terminal, path } => {
+            entry.tty = Some(proto::TtyFileEntry {
+                id,
+                tty_info_id: terminal,
+                flags,
+                fown,
+                regf_id: path.map(ObjectId::number),
+            });
+        }
+        FileKind::Inotify { watches } => {
+            entry.ify = Some(proto::InotifyFileEntry {
+                id,
+                flags,
+                fown,
+                wd: watches
+                    .iter()
+                    .map(|watch| inotify_watch(id, watch))
+                    .collect(),
+            });
+        }
+        FileKind::Fanotify(fanotify) => {
+            entry.ffy = Some(proto::FanotifyFileEntry {
+                id,
+                flags,
+                fown,
+                faflags: fanotify.flags,
+                evflags: fanotify.event_flags,
+                mark: fanotify
+                    .marks
+                    .iter()
+                    .map(|mark| fanotify_mark(id, mark))
+                    .collect(),
+            });
+        }
+        FileKind::Pidfd { pid, inode } => {
+            entry.pidfd = Some(proto::PidfdEntry {
+                id,
+                ino: low_half(inode),
+                flags: flags & !libc::O_RDWR.cast_unsigned(),
+                nspid: pid.map_or(-1, |pid| pid.0),
+                fown,
+            });
+        }
+        FileKind::Namespace { kind } => {
+            entry.nsf = Some(proto::NsFileEntry {
+                id,
+                ns_id: OWN_NAMESPACES + u32::try_from(kind).unwrap_or(0),
+                ns_cflag: NAMESPACE_FLAGS[kind].cast_unsigned(),
+                flags,
+            });
+        }
         FileKind::Memfd { segment } => {
             entry.memfd = Some(proto::MemfdFileEntry {
                 id,
@@ -193,8 +263,90 @@ fn file_entry(file: OpenFile) -> proto::FileEntry {
     entry
 }
 
+/// The number of the first of our own namespaces.
+const OWN_NAMESPACES: u32 = 1;
+
+/// `CLONE_NEW*` of the kinds of namespace, in their order.
+const NAMESPACE_FLAGS: [i32; KINDS.len()] = [
+    libc::CLONE_NEWPID,
+    libc::CLONE_NEWNET,
+    libc::CLONE_NEWIPC,
+    libc::CLONE_NEWUTS,
+    libc::CLONE_NEWTIME,
+    libc::CLONE_NEWNS,
+    libc::CLONE_NEWUSER,
+    libc::CLONE_NEWCGROUP,
+];
+
+fn inotify_watch(id: u32, watch: &InotifyWatch) -> proto::InotifyWdEntry {
+    proto::InotifyWdEntry {
+        id,
+        i_ino: watch.line.inode,
+        mask: watch.line.mask,
+        ignored_mask: watch.line.ignored_mask,
+        s_dev: watch.line.device,
+        wd: watch.line.watch,
+        f_handle: handle(&watch.watched),
+    }
+}
+
+fn fanotify_mark(id: u32, mark: &FanotifyMark) -> proto::FanotifyMarkEntry {
+    let (inode, mount) = match &mark.on {
+        MarkedThing::File { inode, watched } => {
+            let entry = proto::FanotifyInodeMarkEntry {
+                i_ino: *inode,
+                f_handle: handle(watched),
+            };
+            (Some(entry), None)
+        }
+        MarkedThing::Mount { mount, path } => {
+            let entry = proto::FanotifyMountMarkEntry {
+                mnt_id: *mount,
+                path: Some(path.as_os_str().as_bytes().to_vec()),
+            };
+            (None, Some(entry))
+        }
+    };
+    let kind = if inode.is_some() {
+        proto::MarkType::Inode
+    } else {
+        proto::MarkType::Mount
+    };
+    proto::FanotifyMarkEntry {
+        id,
+        r#type: kind.into(),
+        mflags: mark.flags,
+        mask: mark.mask,
+        ignored_mask: mark.ignored_mask,
+        s_dev: mark.device,
+        ie: inode,
+        me: mount,
+    }
+}
+
+fn handle(watched: &Watched) -> proto::FhEntry {
+    const WORDS: usize = 16;
+    let mut bytes = watched.handle.bytes.clone();
+    bytes.resize((8 * WORDS).max(bytes.len().next_multiple_of(8)), 0);
+    let words = bytes.chunks_exact(8).map(|word| {
+        word.iter()
+            .rev()
+            .fold(0, |all, byte| all << 8 | u64::from(*byte))
+    });
+    proto::FhEntry {
+        bytes: u32::try_from(watched.handle.bytes.len()).unwrap_or(0),
+        r#type: watched.handle.kind,
+        handle: words.collect(),
+        path: watched
+            .path
+            .as_ref()
+            .map(|path| path.as_os_str().as_bytes().to_vec()),
+        mnt_id: None,
+    }
+}
+
 /// The images keep inodes of pipes and device numbers in 32 bits, as the kernel gives them out.
-fn low_half(inode: u64) -> u32 {
+pub(super) fn low_half(inode: u64) -> u32 {
     let [a, b, c, d, ..] = inode.to_le_bytes();
     u32::from_le_bytes([a, b, c, d])
 }
@@ -244,18 +396,21 @@ pub fn write_ghost(writer: &mut ImageWriter, ghost: &Ghost) -> Result<()> {
         tv_sec: seconds.cast_unsigned(),
         tv_usec: nanoseconds.cast_unsigned() / 1000,
     };
+    let kind = stat.st_mode & libc::S_IFMT;
+    let is_regular = kind == libc::S_IFREG;
+    let is_device = matches!(kind, libc::S_IFCHR | libc::S_IFBLK);
     writer.entry(&proto::GhostFileEntry {
         uid: stat.st_uid,
         gid: stat.st_gid,
         mode: stat.st_mode,
-        dev: Some(low_half(stat.st_dev)),
+        dev: Some(low_half(kernel_device(stat.st_dev))),
         ino: Some(stat.st_ino),
-        rdev: None,
+        rdev: is_device.then(|| low_half(stat.st_rdev)),
         atim: Some(time(stat.st_atime, stat.st_atime_nsec)),
         mtim: Some(time(stat.st_mtime, stat.st_mtime_nsec)),
-        chunks: Some(true),
-        size: Some(stat.st_size.cast_unsigned()),
-        symlnk_target: None,
+        chunks: is_regular.then_some(true),
+        size: is_regular.then(|| stat.st_size.cast_unsigned()),
+        symlnk_target: ghost.leads_to.clone(),
     })?;
     for chunk in &ghost.chunks {
         writer.entry(&proto::GhostChunkEntry {
@@ -267,20 +422,28 @@ pub fn write_ghost(writer: &mut ImageWriter, ghost: &Ghost) -> Result<()> {
     Ok(())
 }
 
-/// Writes the `remap-fpath` entries that lead from paths to ghosts.
+/// Writes the `remap-fpath` entries that lead from paths to ghosts, links and helpers.
 ///
 /// # Errors
 /// Writing.
-pub fn write_remaps(writer: &mut ImageWriter, ghosts: &[Ghost]) -> Result<()> {
+pub fn write_remaps(writer: &mut ImageWriter, ghosts: &[Ghost], remaps: &[Remap]) -> Result<()> {
+    const LINKED: i32 = 0;
     const GHOST: i32 = 1;
-    for ghost in ghosts {
-        for entry in &ghost.entries {
-            writer.entry(&proto::RemapFilePathEntry {
-                orig_id: entry.number(),
-                remap_id: ghost.number,
-                remap_type: Some(GHOST),
-            })?;
-        }
+    const PROCFS: i32 = 2;
+    let of_ghosts = ghosts.iter().flat_map(|ghost| {
+        let entries = ghost.entries.iter();
+        entries.map(|entry| (*entry, ghost.number, GHOST))
+    });
+    let others = remaps.iter().map(|remap| match *remap {
+        Remap::Linked { entry, link } => (entry, link.number(), LINKED),
+        Remap::DeadProcess { entry, pid } => (entry, pid, PROCFS),
+    });
+    for (entry, remap_id, kind) in of_ghosts.chain(others) {
+        writer.entry(&proto::RemapFilePathEntry {
+            orig_id: entry.number(),
+            remap_id,
+            remap_type: Some(kind),
+        })?;
     }
     Ok(())
 }

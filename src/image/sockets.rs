@@ -4,7 +4,9 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::framing::ImageWriter;
 use super::proto;
-use crate::collect::sockets::{InetSocket, SocketOptions, SocketQueue, UnixSocket};
+use crate::collect::sockets::{
+    InetSocket, NetlinkSocket, PacketSocket, RawOptions, SocketOptions, SocketQueue, UnixSocket,
+};
 use crate::error::Result;
 use crate::ids::ObjectId;
 
@@ -72,7 +74,7 @@ pub(super) fn inet_entry(
         v6only: socket.v6_only,
         ip_opts: Some(proto::IpOptsEntry {
             freebind: socket.ip.freebind.then_some(true),
-            raw: None,
+            raw: socket.raw.as_ref().map(raw_entry),
             pktinfo: socket.ip.packet_info.then_some(true),
             tos: Some(socket.ip.tos),
             ttl: Some(socket.ip.ttl),
@@ -87,6 +89,100 @@ pub(super) fn inet_entry(
             keepidle: Some(tcp.keepalive.1),
             keepintvl: Some(tcp.keepalive.2),
         }),
+    }
+}
+
+fn raw_entry(raw: &RawOptions) -> proto::IpOptsRawEntry {
+    proto::IpOptsRawEntry {
+        hdrincl: raw.with_header.then_some(true),
+        nodefrag: raw.no_defragmentation.then_some(true),
+        checksum: None,
+        icmpv_filter: raw.filter.clone(),
+    }
+}
+
+/// The entry of a netlink socket.
+pub(super) fn netlink_entry(
+    id: u32,
+    flags: u32,
+    fown: proto::FownEntry,
+    socket: &NetlinkSocket,
+) -> proto::NetlinkSkEntry {
+    let diag = &socket.diag;
+    proto::NetlinkSkEntry {
+        id,
+        ino: diag.inode,
+        protocol: u32::from(diag.protocol),
+        state: u32::from(diag.state),
+        flags,
+        portid: diag.port,
+        groups: diag.groups.clone(),
+        dst_portid: diag.peer.0,
+        dst_group: diag.peer.1,
+        fown,
+        opts: sk_opts(&socket.options, Family::Netlink),
+        ns_id: Some(HOST_NET_NS),
+    }
+}
+
+/// The entry of a packet socket.
+pub(super) fn packet_entry(
+    id: u32,
+    flags: u32,
+    fown: proto::FownEntry,
+    socket: &PacketSocket,
+) -> proto::PacketSockEntry {
+    let diag = &socket.diag;
+    let [ifindex, version, reserve, copy_thresh, timestamp, switches] = diag.info;
+    let ring = |words: &[u32; 7]| {
+        let [
+            block_size,
+            block_nr,
+            frame_size,
+            frame_nr,
+            retire_tmo,
+            sizeof_priv,
+            features,
+        ] = *words;
+        proto::PacketRing {
+            block_size,
+            block_nr,
+            frame_size,
+            frame_nr,
+            retire_tmo,
+            sizeof_priv,
+            features,
+        }
+    };
+    proto::PacketSockEntry {
+        id,
+        r#type: u32::from(diag.kind),
+        protocol: u32::from(diag.protocol.to_be()),
+        flags,
+        ifindex,
+        fown,
+        opts: sk_opts(&socket.options, Family::Packet),
+        version,
+        reserve,
+        aux_data: switches & 2 != 0,
+        orig_dev: switches & 4 != 0,
+        vnet_hdr: switches & 8 != 0,
+        loss: switches & 16 != 0,
+        timestamp,
+        copy_thresh,
+        mclist: diag
+            .memberships
+            .iter()
+            .map(|one| proto::PacketMclist {
+                index: one.device,
+                r#type: u32::from(one.kind),
+                addr: one.address.clone(),
+            })
+            .collect(),
+        fanout: diag.fanout,
+        rx_ring: diag.rings[0].as_ref().map(ring),
+        tx_ring: diag.rings[1].as_ref().map(ring),
+        ns_id: Some(HOST_NET_NS),
     }
 }
 
@@ -121,10 +217,21 @@ fn scm_rights(files: &[ObjectId]) -> Vec<proto::ScmEntry> {
 enum Family {
     Unix,
     Inet,
+    Netlink,
+    Packet,
+}
+
+/// An instruction (`struct sock_filter`: code, jt, jf, k from the lowest byte on) as the images
+/// have it: the same from the highest byte on.
+fn filter_word(instruction: u64) -> u64 {
+    let code = instruction & 0xffff;
+    let (jump_true, jump_false) = (instruction >> 16 & 0xff, instruction >> 24 & 0xff);
+    code << 48 | jump_true << 40 | jump_false << 32 | instruction >> 32
 }
 
 fn sk_opts(options: &SocketOptions, family: Family) -> proto::SkOptsEntry {
     let (sndbuf, rcvbuf) = options.buffers;
+    let passes = matches!(family, Family::Unix | Family::Netlink);
     proto::SkOptsEntry {
         so_sndbuf: sndbuf,
         so_rcvbuf: rcvbuf,
@@ -136,12 +243,12 @@ fn sk_opts(options: &SocketOptions, family: Family) -> proto::SkOptsEntry {
         so_priority: Some(options.priority),
         so_rcvlowat: Some(options.receive_low_water),
         so_mark: (options.mark != 0).then_some(options.mark),
-        so_passcred: (family == Family::Unix).then_some(options.pass_credentials),
-        so_passsec: (family == Family::Unix).then_some(options.pass_security),
+        so_passcred: passes.then_some(options.pass_credentials),
+        so_passsec: passes.then_some(options.pass_security),
         so_dontroute: Some(options.dont_route),
         so_no_check: Some(options.no_check),
         so_bound_dev: options.device.clone(),
-        so_filter: options.filter.clone(),
+        so_filter: options.filter.iter().copied().map(filter_word).collect(),
         so_reuseport: Some(options.reuse_port),
         so_broadcast: Some(options.broadcast),
         so_keepalive: Some(options.keepalive),

@@ -12,12 +12,14 @@ use super::files::{
     write_remaps,
 };
 use super::folder::{ImageFolder, Level};
+use super::locks::file_lock_entry;
 use super::memory::mm_entry;
 use super::pages::{self, Pages, SharedMemory};
 use super::previous::PreviousFolder;
 use super::seccomp::Filters;
 use super::sockets::write_queue;
 use super::tcp::{lock_method, run_id, write_stream};
+use super::terminals::{tty_data_entry, tty_info_entry};
 use super::{proto, tasks};
 use crate::collect::files::{DescriptorTable, Files, Segment};
 use crate::collect::memory::AddressSpace;
@@ -174,6 +176,24 @@ impl Writer<'_> {
     fn single<M: prost::Message>(&self, kind: Kind, id: u32, entry: &M) -> Result<()> {
         let mut writer = self.folder.writer(kind, u64::from(id))?;
         writer.entry(entry)?;
+        self.folder.record(writer.finish()?);
+        Ok(())
+    }
+
+    /// An image with these entries; none at all without any.
+    fn entries<M: prost::Message>(
+        &self,
+        kind: Kind,
+        entries: impl Iterator<Item = M>,
+    ) -> Result<()> {
+        let mut entries = entries.peekable();
+        if entries.peek().is_none() {
+            return Ok(());
+        }
+        let mut writer = self.folder.writer(kind, 0)?;
+        for entry in entries {
+            writer.entry(&entry)?;
+        }
         self.folder.record(writer.finish()?);
         Ok(())
     }
@@ -377,23 +397,22 @@ impl Writer<'_> {
             write_stream(&mut writer, stream)?;
             folder.record(writer.finish()?);
         }
-        if !files.ghosts.is_empty() {
+        if !(files.ghosts.is_empty() && files.remaps.is_empty()) {
             let mut writer = folder.writer(Kind::RemapFpath, 0)?;
-            write_remaps(&mut writer, &files.ghosts)?;
+            write_remaps(&mut writer, &files.ghosts, &files.remaps)?;
             folder.record(writer.finish()?);
         }
+        self.entries(Kind::FileLocks, files.locks.iter().map(file_lock_entry))?;
+        self.entries(Kind::TtyInfo, files.terminals.iter().map(tty_info_entry))?;
+        self.entries(
+            Kind::TtyData,
+            files.terminals.iter().filter_map(tty_data_entry),
+        )?;
         for ghost in &files.ghosts {
             let mut writer = folder.writer(Kind::GhostFile, u64::from(ghost.number))?;
             write_ghost(&mut writer, ghost)?;
             folder.record(writer.finish()?);
         }
-        if !files.segments.is_empty() {
-            let mut writer = folder.writer(Kind::MemfdInode, 0)?;
-            for segment in &files.segments {
-                writer.entry(&memfd_entry(segment))?;
-            }
-            folder.record(writer.finish()?);
-        }
-        Ok(())
+        self.entries(Kind::MemfdInode, files.segments.iter().map(memfd_entry))
     }
 }

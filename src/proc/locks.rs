@@ -1,4 +1,5 @@
-//! `/proc/locks`: every file lock and lease of the system.
+//! `/proc/locks`: every file lock and lease of the system; `lock:` lines of fdinfo: those that
+//! are held through one descriptor.
 
 use std::collections::HashSet;
 
@@ -60,9 +61,127 @@ pub fn parse_locks(text: &[u8]) -> Result<LockedInodes, ParseError> {
     Ok(LockedInodes { inodes })
 }
 
+/// What kind of lock it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockKind {
+    /// Of a process, on a range: `F_SETLK`.
+    Posix,
+    /// Of an open file, on all of it: `flock`.
+    Flock,
+    /// Of an open file, on a range: `F_OFD_SETLK`.
+    OpenFile,
+    /// A lease: `F_SETLEASE`.
+    Lease {
+        /// Whether somebody waits for it to be given up.
+        is_breaking: bool,
+    },
+}
+
+/// For what a lock is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockAccess {
+    /// For reading, with others.
+    Read,
+    /// For writing, alone.
+    Write,
+    /// For nothing: a lease that shall be given up.
+    None,
+}
+
+/// A lock that is held through a descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeldLock {
+    /// What it is.
+    pub kind: LockKind,
+    /// For what; of a lease that is breaking, what it shall become.
+    pub access: LockAccess,
+    /// First byte.
+    pub start: i64,
+    /// Last byte; `None` up to the end of the file, wherever that is.
+    pub end: Option<i64>,
+}
+
+/// Parses the value of a `lock:` line of fdinfo.
+///
+/// # Errors
+/// A kind of lock that the kernel does not document.
+///
+/// # Sources
+/// proc_locks(5); fs/locks.c, `lock_get_status`.
+pub fn parse_held_lock(value: &[u8]) -> Result<HeldLock, ParseError> {
+    let wrong = || ParseError::new(0, "a lock, e.g. POSIX ADVISORY WRITE …", value);
+    let text = std::str::from_utf8(value).map_err(|_| wrong())?;
+    let mut words = text.split_ascii_whitespace().skip(1);
+    let mut word = || words.next().ok_or_else(wrong);
+    let (kind, state) = (word()?, word()?);
+    let kind = match (kind, state) {
+        ("POSIX", _) => LockKind::Posix,
+        ("FLOCK", _) => LockKind::Flock,
+        ("OFDLCK", _) => LockKind::OpenFile,
+        ("LEASE", "ACTIVE" | "BREAKING") => LockKind::Lease {
+            is_breaking: state == "BREAKING",
+        },
+        _ => return Err(wrong()),
+    };
+    let access = match word()? {
+        "READ" => LockAccess::Read,
+        "WRITE" => LockAccess::Write,
+        "UNLCK" => LockAccess::None,
+        _ => return Err(wrong()),
+    };
+    let (_pid, _inode) = (word()?, word()?);
+    let number = |word: &str| word.parse().map_err(|_| wrong());
+    let start = number(word()?)?;
+    let end = match word()? {
+        "EOF" => None,
+        end => Some(number(end)?),
+    };
+    Ok(HeldLock {
+        kind,
+        access,
+        start,
+        end,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn locks_that_are_held_through_a_descriptor() {
+        let lock = parse_held_lock(b"1: POSIX  ADVISORY  WRITE 3548 fe:00:4588 10 19").unwrap();
+        let (kind, access) = (LockKind::Posix, LockAccess::Write);
+        let expected = HeldLock {
+            kind,
+            access,
+            start: 10,
+            end: Some(19),
+        };
+        assert_eq!(lock, expected);
+        let lock = parse_held_lock(b"2: FLOCK  ADVISORY  READ 3548 fe:00:4588 0 EOF").unwrap();
+        assert_eq!(
+            (lock.kind, lock.access, lock.end),
+            (LockKind::Flock, LockAccess::Read, None)
+        );
+        let lock = parse_held_lock(b"3: OFDLCK ADVISORY  WRITE -1 fe:00:4588 0 EOF").unwrap();
+        assert_eq!(lock.kind, LockKind::OpenFile);
+        let lock = parse_held_lock(b"4: LEASE  BREAKING  UNLCK 12 fe:00:4588 0 EOF").unwrap();
+        assert_eq!(lock.kind, LockKind::Lease { is_breaking: true });
+        assert_eq!(lock.access, LockAccess::None);
+        for bad in [
+            &b"1: DELEG  ACTIVE    READ 12 fe:00:4588 0 EOF"[..],
+            b"1: POSIX  ADVISORY  WRITE 3548 fe:00:4588 10",
+            b"1: POSIX  ADVISORY  MAYBE 3548 fe:00:4588 10 19",
+            b"",
+        ] {
+            assert!(
+                parse_held_lock(bad).is_err(),
+                "{}",
+                String::from_utf8_lossy(bad)
+            );
+        }
+    }
 
     #[test]
     fn held_and_awaited_locks_are_found() {

@@ -82,6 +82,17 @@ pub fn set_pipe_bytes(pipe: BorrowedFd<'_>, bytes: u32) -> Result<(), Errno> {
     Errno::result(unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_SETPIPE_SZ, bytes) }).map(drop)
 }
 
+/// `timerfd_gettime(2)`: makes a periodic timer that is due count what has passed since, and run
+/// on.
+///
+/// # Errors
+/// `EINVAL` not a timerfd.
+pub fn timerfd_gettime(timer: BorrowedFd<'_>) -> Result<(), Errno> {
+    let mut left = std::mem::MaybeUninit::<libc::itimerspec>::uninit();
+    // SAFETY: the kernel fills a struct that there is room for; nobody reads it.
+    Errno::result(unsafe { libc::timerfd_gettime(timer.as_raw_fd(), left.as_mut_ptr()) }).map(drop)
+}
+
 /// `tee(2)`: copies what waits in a pipe into another, consuming nothing; returns the bytes.
 ///
 /// # Errors

@@ -49,6 +49,56 @@ pub struct InetDiag {
     pub shutdown: u8,
 }
 
+/// A netlink socket, as `netlink_diag` describes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetlinkDiag {
+    /// `NETLINK_*`.
+    pub protocol: u8,
+    /// 0 unconnected, 1 connected.
+    pub state: u8,
+    /// Own address.
+    pub port: u32,
+    /// Address and group of the other side.
+    pub peer: (u32, u32),
+    /// Its inode.
+    pub inode: u32,
+    /// The groups it is in, 32 to a word.
+    pub groups: Vec<u32>,
+}
+
+/// A packet socket, as `packet_diag` describes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PacketDiag {
+    /// `SOCK_*`.
+    pub kind: u8,
+    /// `ETH_P_*`.
+    pub protocol: u16,
+    /// Its inode.
+    pub inode: u32,
+    /// Device, `PACKET_VERSION`, `PACKET_RESERVE`, `PACKET_COPY_THRESH`, `PACKET_TIMESTAMP`, and
+    /// switches: 2 `PACKET_AUXDATA`, 4 `PACKET_ORIGDEV`, 8 `PACKET_VNET_HDR`, 16 `PACKET_LOSS`.
+    pub info: [u32; 6],
+    /// Addresses it listens to.
+    pub memberships: Vec<PacketMembership>,
+    /// Rings for receiving and for sending, as `struct packet_diag_ring` has them.
+    pub rings: [Option<[u32; 7]>; 2],
+    /// `PACKET_FANOUT`.
+    pub fanout: Option<u32>,
+}
+
+/// An address that a packet socket listens to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PacketMembership {
+    /// The device.
+    pub device: u32,
+    /// How often it was asked for.
+    pub count: u32,
+    /// `PACKET_MR_*`.
+    pub kind: u16,
+    /// The address.
+    pub address: Vec<u8>,
+}
+
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
@@ -84,6 +134,43 @@ pub fn inet_sockets(family: u8, protocol: u8) -> Result<Vec<InetDiag>, Errno> {
     let mut found = Vec::new();
     dump(&request, |message| found.extend(parse_inet(message)))?;
     Ok(found)
+}
+
+/// Every netlink socket that has an address.
+///
+/// # Errors
+/// Those of netlink(7); `ENOENT` a kernel without netlink_diag.
+pub fn netlink_sockets() -> Result<Vec<NetlinkDiag>, Errno> {
+    const FAMILY: u8 = 16;
+    const ALL_PROTOCOLS: u8 = 255;
+    const SHOW_GROUPS: u32 = 2;
+    let request = diag_request(FAMILY, ALL_PROTOCOLS, SHOW_GROUPS);
+    let mut found = Vec::new();
+    dump(&request, |message| found.extend(parse_netlink(message)))?;
+    Ok(found)
+}
+
+/// Every packet socket.
+///
+/// # Errors
+/// Those of netlink(7); `ENOENT` a kernel without packet_diag.
+pub fn packet_sockets() -> Result<Vec<PacketDiag>, Errno> {
+    const FAMILY: u8 = 17;
+    /// Information, memberships, rings, fanout.
+    const SHOW: u32 = 1 | 2 | 4 | 8;
+    let mut found = Vec::new();
+    dump(&diag_request(FAMILY, 0, SHOW), |message| {
+        found.extend(parse_packet(message));
+    })?;
+    Ok(found)
+}
+
+fn diag_request(family: u8, protocol: u8, show: u32) -> Vec<u8> {
+    let mut request = vec![family, protocol, 0, 0];
+    request.extend_from_slice(&0_u32.to_ne_bytes());
+    request.extend_from_slice(&show.to_ne_bytes());
+    request.extend_from_slice(&[0xff; 8]);
+    request
 }
 
 /// Sends one dump request and hands every answer's payload over.
@@ -193,6 +280,63 @@ fn parse_inet(message: &[u8]) -> Option<InetDiag> {
     })
 }
 
+fn parse_netlink(message: &[u8]) -> Option<NetlinkDiag> {
+    const FIXED_BYTES: usize = 28;
+    const GROUPS: u16 = 1;
+    let groups = attributes(message.get(FIXED_BYTES..)?).find(|(kind, _)| *kind == GROUPS);
+    Some(NetlinkDiag {
+        protocol: *message.get(2)?,
+        state: *message.get(3)?,
+        port: word(message, 4)?,
+        peer: (word(message, 8)?, word(message, 12)?),
+        inode: word(message, 16)?,
+        groups: groups.map_or(Vec::new(), |(_, payload)| words(payload)),
+    })
+}
+
+fn parse_packet(message: &[u8]) -> Option<PacketDiag> {
+    const FIXED_BYTES: usize = 16;
+    const MEMBERSHIP_BYTES: usize = 44;
+    let mut diag = PacketDiag {
+        kind: *message.get(1)?,
+        protocol: half(message, 2)?,
+        inode: word(message, 4)?,
+        ..PacketDiag::default()
+    };
+    for (kind, payload) in attributes(message.get(FIXED_BYTES..)?) {
+        match kind {
+            0 => diag.info = words(payload).try_into().ok()?,
+            1 => {
+                for one in payload.chunks_exact(MEMBERSHIP_BYTES) {
+                    let length = usize::from(half(one, 10)?);
+                    diag.memberships.push(PacketMembership {
+                        device: word(one, 0)?,
+                        count: word(one, 4)?,
+                        kind: half(one, 8)?,
+                        address: one.get(12..12 + length)?.to_vec(),
+                    });
+                }
+            }
+            2 | 3 => diag.rings[usize::from(kind) - 2] = Some(words(payload).try_into().ok()?),
+            4 => diag.fanout = Some(word(payload, 0)?),
+            _ => {}
+        }
+    }
+    Some(diag)
+}
+
+fn words(bytes: &[u8]) -> Vec<u32> {
+    let words = bytes.chunks_exact(4);
+    words
+        .map(|word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]]))
+        .collect()
+}
+
+fn half(bytes: &[u8], at: usize) -> Option<u16> {
+    let bytes = bytes.get(at..at + 2)?;
+    Some(u16::from_ne_bytes([bytes[0], bytes[1]]))
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsRawFd;
@@ -243,6 +387,45 @@ mod tests {
                 .state,
             10
         );
+    }
+
+    #[test]
+    fn a_netlink_socket_with_an_address_is_found() {
+        let own = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            SockProtocol::NetlinkRoute,
+        );
+        let own = own.unwrap();
+        nix::sys::socket::bind(own.as_raw_fd(), &NetlinkAddr::new(0, 1 << 3)).unwrap();
+        let all = netlink_sockets().unwrap();
+        let found = all.iter().find(|diag| diag.inode == inode(&own)).unwrap();
+        assert_eq!((found.protocol, found.groups[0]), (0, 1 << 3));
+        assert_ne!(found.port, 0);
+    }
+
+    #[test]
+    fn a_packet_socket_as_the_kernel_describes_it() {
+        let mut message = vec![17, 3, 8, 6, 77, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        message.extend([28, 0, 0, 0]);
+        for word in [1_u32, 2, 3, 4, 5, 6] {
+            message.extend(word.to_ne_bytes());
+        }
+        message.extend([48, 0, 1, 0, 9, 0, 0, 0, 1, 0, 0, 0, 1, 0, 6, 0]);
+        message.extend([7; 32]);
+        message.extend([8, 0, 4, 0, 0xaa, 0, 0, 0]);
+        let diag = parse_packet(&message).unwrap();
+        assert_eq!(
+            (diag.kind, diag.inode, diag.info),
+            (3, 77, [1, 2, 3, 4, 5, 6])
+        );
+        assert_eq!(diag.protocol, u16::from_ne_bytes([8, 6]));
+        assert_eq!(diag.memberships[0].address, [7; 6]);
+        assert_eq!(diag.fanout, Some(0xaa));
+        for cut in 0..16 {
+            assert_eq!(parse_packet(&message[..cut]), None);
+        }
     }
 
     #[test]

@@ -12,6 +12,10 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+/// Whoever has terminals of his own takes this: a restore needs the numbers of those that were
+/// dumped, which somebody else would get meanwhile.
+pub(crate) static TERMINALS: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
 /// How long anything may take before a test gives up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -89,6 +93,11 @@ impl Guest {
                 >= count
         };
         self.wait_until(&format!("{count} lines with {text:?}"), enough);
+    }
+
+    /// Waits until a process is gone that somebody else reaps.
+    pub(crate) fn wait_until_gone(&self, pid: i32) {
+        self.wait_until(&format!("end of {pid}"), || session_of(pid).is_none());
     }
 
     /// Waits until the output has grown by some lines.

@@ -22,11 +22,21 @@ fn dump(guest: &mut Guest, images: &Path) {
 }
 
 pub(crate) fn dump_with(guest: &mut Guest, images: &Path, arguments: &[&str]) {
-    let others = guest.other_sessions();
     let output = run(&mut dedump(guest.pid(), images, arguments));
     assert!(output.status.success());
-    guest.reap(&others);
+    guest.reap(&dumped_tasks(images));
     decode(images);
+}
+
+/// The pids and tids of a dump, by the names of its images.
+fn dumped_tasks(images: &Path) -> Vec<i32> {
+    let entries = std::fs::read_dir(images).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let number = |name: String| {
+        let number = name.strip_prefix("core-")?.strip_suffix(".img")?;
+        number.parse().ok()
+    };
+    names.filter_map(number).collect()
 }
 
 fn on_both_releases(start: impl Fn() -> Guest) {

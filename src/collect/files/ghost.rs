@@ -2,18 +2,19 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use nix::errno::Errno;
-use nix::sys::stat::FileStat;
+use nix::fcntl::{OFlag, open, readlinkat};
+use nix::sys::stat::{FileStat, Mode};
 use nix::unistd::{Whence, lseek};
 
 use super::{Files, Sight};
 use crate::error::{IoResultExt, Result, ResultExt};
 use crate::ids::ObjectId;
 
-/// The largest deleted file that is kept, in bytes on disk.
-const LIMIT_BYTES: u64 = 1024 * 1024;
 const SECTOR_BYTES: u64 = 512;
 
 /// A piece of a file that is not a hole.
@@ -34,18 +35,15 @@ pub struct Ghost {
     pub entries: Vec<ObjectId>,
     /// Owner, mode, times.
     pub stat: FileStat,
-    /// Its content.
+    /// Its content, if it is a regular file.
     pub chunks: Vec<Chunk>,
+    /// Where it leads, if it is a symbolic link.
+    pub leads_to: Option<Vec<u8>>,
 }
 
 impl Files {
     /// Keeps a deleted file, or adds an entry to one that is kept.
-    pub(super) fn ghost(
-        &mut self,
-        sight: &Sight<'_>,
-        entry: ObjectId,
-        open: impl FnOnce() -> Result<File>,
-    ) -> Result<()> {
+    pub(super) fn ghost(&mut self, sight: &Sight<'_>, entry: ObjectId, from: &Path) -> Result<()> {
         let stat = sight.stat;
         let known = self
             .ghosts
@@ -55,23 +53,36 @@ impl Files {
             ghost.entries.push(entry);
             return Ok(());
         }
-        if stat.st_blocks.cast_unsigned() * SECTOR_BYTES > LIMIT_BYTES {
+        let kind = stat.st_mode & libc::S_IFMT;
+        let limit = self.choices.ghost_limit_bytes;
+        let size = stat.st_blocks.cast_unsigned() * SECTOR_BYTES;
+        if kind == libc::S_IFREG && size > limit {
             return Err(sight.refuse(
                 &format!(
-                    "the deleted file {}, larger than 1 MiB,",
+                    "the deleted file {}, {size} bytes on disk and so above the limit of {limit},",
                     sight.link.display()
                 ),
-                "let the program close it; --ghost-limit is not supported yet",
+                "let the program close it, or give a larger --ghost-limit",
             ));
         }
-        let file = open()?;
         let number = u32::try_from(self.ghosts.len() + 1).unwrap_or(u32::MAX);
-        let chunks = chunks(&file, sight)?;
+        let chunks = match kind {
+            libc::S_IFREG => chunks(&File::open(from).at("open", from)?, sight)?,
+            _ => Vec::new(),
+        };
+        let leads_to = if kind == libc::S_IFLNK {
+            let link = open(from, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty());
+            let link = link.on("open", from)?;
+            Some(readlinkat(link.as_fd(), "").on("readlink", sight.link)?)
+        } else {
+            None
+        };
         self.ghosts.push(Ghost {
             number,
             entries: vec![entry],
             stat: *stat,
             chunks,
+            leads_to: leads_to.map(OsStringExt::into_vec),
         });
         Ok(())
     }
@@ -98,6 +109,15 @@ fn push_without_zeros(chunks: &mut Vec<Chunk>, offset: u64, bytes: &[u8]) {
         }
         at += block.len() as u64;
         rest = behind;
+    }
+}
+
+impl Files {
+    /// Whether the file of this device and inode is kept as a ghost.
+    pub(super) fn is_ghost(&self, inode: (u64, u64)) -> bool {
+        let ghosts = self.ghosts.iter();
+        let mut inodes = ghosts.map(|ghost| (ghost.stat.st_dev, ghost.stat.st_ino));
+        inodes.any(|known| known == inode)
     }
 }
 

@@ -5,7 +5,7 @@
 //! such a file is compared and examined like any other; where no task has it open too, it gets
 //! an entry that no descriptor leads to. It may itself be a socket with a queue.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, AsRawFd};
 
 use super::look::{Look, look_at};
@@ -106,17 +106,27 @@ impl Files {
     ) -> Result<ObjectId> {
         let pidfd = pidfd_open(owner.pid).on("pidfd_open", owner.tid)?;
         let mut epolls = Vec::new();
-        let mut seen = look_at(owner, pidfd.as_fd(), &[fd], tree)?;
+        let mut seen = look_at(owner, pidfd.as_fd(), &[fd], tree, &HashSet::new())?;
         match seen.looks.pop() {
             Some((_, Look::Other(look))) => {
                 let descriptor =
                     self.descriptor(owner, fd, *look, pidfd.as_fd(), tree, &mut epolls)?;
-                if epolls.is_empty() {
+                let known = self
+                    .open
+                    .iter()
+                    .find(|open| open.claim.id() == descriptor.file);
+                let is_terminal =
+                    known.is_some_and(|open| matches!(open.kind, FileKind::Terminal { .. }));
+                if epolls.is_empty() && !is_terminal {
                     Ok(descriptor.file)
                 } else {
                     Err(Error::unsupported(
                         owner.tid,
-                        "an epoll",
+                        if is_terminal {
+                            "a terminal"
+                        } else {
+                            "an epoll"
+                        },
                         "let the program receive it and run the dump again",
                     ))
                 }
@@ -133,7 +143,7 @@ fn peers_first(files: Vec<OpenFile>) -> Vec<OpenFile> {
     let ends = |file: &OpenFile| match &file.kind {
         FileKind::Socket(socket) => match &**socket {
             Socket::Unix(socket) => Some((socket.diag.inode, socket.diag.peer)),
-            Socket::Inet(_) => None,
+            _ => None,
         },
         _ => None,
     };

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
+use super::watches::{Fanotify, InotifyWatch};
 use crate::collect::sockets::Socket;
 use crate::error::{Error, Result, Target};
-use crate::ids::{Fd, ObjectId};
+use crate::ids::{Fd, ObjectId, Pid};
 use crate::proc::fdinfo::{EpollLine, Extras, TimerfdLines};
 
 /// What an open file is.
@@ -41,6 +42,32 @@ pub enum FileKind {
     },
     /// A source of timer ticks.
     Timerfd(TimerfdLines),
+    /// A terminal.
+    Terminal {
+        /// Its number among all.
+        terminal: u32,
+        /// The entry of its path; none if restore is given it from outside.
+        path: Option<ObjectId>,
+    },
+    /// Watches on files.
+    Inotify {
+        /// The watches, ascending.
+        watches: Vec<InotifyWatch>,
+    },
+    /// Marks on files and mounts.
+    Fanotify(Fanotify),
+    /// The name of a process.
+    Pidfd {
+        /// The process; `None` once it was reaped.
+        pid: Option<Pid>,
+        /// The inode, which is that of the process.
+        inode: u64,
+    },
+    /// The name of a namespace of the tree.
+    Namespace {
+        /// Its kind, by its place among [`KINDS`](crate::collect::namespaces::KINDS).
+        kind: usize,
+    },
     /// A socket.
     Socket(Box<Socket>),
     /// Nameless shared memory.
@@ -59,6 +86,8 @@ pub struct Regular {
     pub mode: u32,
     /// Its size, where restore shall insist on it.
     pub size_bytes: Option<u64>,
+    /// Whether restore is given it from outside, under this name.
+    pub is_external: bool,
 }
 
 /// What an epoll waits for.
@@ -85,6 +114,13 @@ pub(super) fn anonymous(target: Target, link: &[u8], extras: &Extras) -> Result<
     match link.strip_prefix(b"anon_inode:").unwrap_or(link) {
         b"[eventfd]" => {
             let count = extras.eventfd_count.ok_or_else(|| missing("an eventfd"))?;
+            if count > u64::from(u32::MAX) {
+                return Err(Error::unsupported(
+                    target,
+                    format!("an eventfd that stands at {count}"),
+                    "restore keeps 32 bits of it; let the program read it and run the dump again",
+                ));
+            }
             Ok(FileKind::Eventfd { count })
         }
         b"[eventpoll]" => Ok(FileKind::Epoll {

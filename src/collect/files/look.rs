@@ -14,6 +14,7 @@
 //! * the link of a pipe or socket is its inode; that of a thing like an eventfd says its kind,
 //!   which the lines of fdinfo do, too.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -38,7 +39,12 @@ use crate::sys::stat::statx;
 #[derive(Debug)]
 pub(super) enum Look {
     /// It leads where the same number leads in the parent: nothing more need be known.
-    Inherited { file: ObjectId, close_on_exec: bool },
+    Inherited {
+        file: ObjectId,
+        close_on_exec: bool,
+        /// Lines of locks that the task holds through this descriptor.
+        locks: Vec<Vec<u8>>,
+    },
     /// Anything else.
     Other(Box<OtherLook>),
 }
@@ -76,6 +82,7 @@ pub(super) fn look_at(
     pidfd: BorrowedFd<'_>,
     fds: &[Fd],
     tree: &FileTree,
+    lockable: &HashSet<ObjectId>,
 ) -> Result<Looks> {
     // In the order that look-alikes had before the freeze, each stands next to the one before.
     let mut order: Vec<(Option<u32>, Fd)> = fds
@@ -85,7 +92,7 @@ pub(super) fn look_at(
     order.sort();
     let parts = parallel::chunks(&order, |start, some| {
         let before = start.checked_sub(1).map(|place| order[place]);
-        look_at_some(owner, pidfd, before, some, tree)
+        look_at_some(owner, pidfd, before, some, tree, lockable)
     });
     let mut all = Looks::default();
     for part in parts {
@@ -114,6 +121,7 @@ fn look_at_some(
     mut before: Option<(Option<u32>, Fd)>,
     fds: &[(Option<u32>, Fd)],
     tree: &FileTree,
+    lockable: &HashSet<ObjectId>,
 ) -> Result<Looks> {
     let mut seen = Looks {
         looks: Vec::with_capacity(fds.len()),
@@ -137,14 +145,19 @@ fn look_at_some(
             same = (order == Order::Equal).then_some(file);
         }
         let look = match (same, owner.closes_on_exec(fd)) {
-            (Some(file), Some(close_on_exec)) => Look::Inherited {
+            (Some(file), Some(close_on_exec)) if !lockable.contains(&file) => Look::Inherited {
                 file,
                 close_on_exec,
+                locks: Vec::new(),
             },
-            (Some(file), None) => Look::Inherited {
-                file,
-                close_on_exec: looker.fdinfo(fd)?.flags & libc::O_CLOEXEC.cast_unsigned() != 0,
-            },
+            (Some(file), _) => {
+                let fdinfo = looker.fdinfo(fd)?;
+                Look::Inherited {
+                    file,
+                    close_on_exec: fdinfo.flags & libc::O_CLOEXEC.cast_unsigned() != 0,
+                    locks: fdinfo.extras.locks,
+                }
+            }
             (None, _) => {
                 let mut look = looker.other(fd)?;
                 look.expected.rank = rank;

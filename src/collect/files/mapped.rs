@@ -116,6 +116,7 @@ impl Files {
             stat,
             fdinfo: &fdinfo,
             is_path: false,
+            owner: fcntl::Owner::default(),
         };
         let is_shmem = mapping.device.number() == self.shmem_device;
         let way = match way_to(proc_dir, mapping, target.clone()) {

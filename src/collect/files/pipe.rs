@@ -28,7 +28,7 @@ impl Files {
     pub(super) fn pipe(
         &mut self,
         sight: &Sight<'_>,
-        duplicate: &OwnedFd,
+        duplicate: &dyn Fn() -> Result<OwnedFd>,
         is_fifo: bool,
     ) -> Result<FileKind> {
         let flags = sight.fdinfo.flags.cast_signed();
@@ -36,6 +36,12 @@ impl Files {
             return Err(sight.refuse(
                 "a pipe in packet mode",
                 "the image format has no place for packet borders",
+            ));
+        }
+        if !is_fifo && flags & (libc::O_ACCMODE | libc::O_PATH) == libc::O_RDWR {
+            return Err(sight.refuse(
+                "a pipe opened for reading and writing at once",
+                "restore would open it for reading alone; let the program close it",
             ));
         }
         let pipe = sight.stat.st_ino;
@@ -46,13 +52,14 @@ impl Files {
                 .iter()
                 .any(|content| content.pipe == pipe && content.is_fifo == is_fifo)
         {
+            let duplicate = duplicate()?;
             let room_bytes = fcntl::pipe_bytes(duplicate.as_fd())
                 .on("fcntl GETPIPE_SZ", sight.target.clone())?;
             self.pipes.push(PipeContent {
                 pipe,
                 is_fifo,
                 room_bytes,
-                bytes: peek(sight, duplicate, room_bytes)?,
+                bytes: peek(sight, &duplicate, room_bytes)?,
             });
         }
         Ok(FileKind::Pipe { pipe })

@@ -47,6 +47,8 @@ pub struct InetSocket {
     pub ip: IpOptions,
     /// Options of TCP.
     pub tcp: Option<TcpOptions>,
+    /// Options of a raw socket.
+    pub raw: Option<RawOptions>,
 }
 
 /// Options of the IP layer.
@@ -60,6 +62,17 @@ pub struct IpOptions {
     pub tos: u32,
     /// `IP_TTL`.
     pub ttl: u32,
+}
+
+/// Options of raw sockets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RawOptions {
+    /// `IP_HDRINCL`, `IPV6_HDRINCL`.
+    pub with_header: bool,
+    /// `IP_NODEFRAG`.
+    pub no_defragmentation: bool,
+    /// `ICMP_FILTER`, `ICMPV6_FILTER`: which messages are kept away.
+    pub filter: Vec<u32>,
 }
 
 /// Options of TCP.
@@ -81,21 +94,28 @@ impl Sockets {
         (family, kind, protocol): (i32, i32, i32),
         fd: BorrowedFd<'_>,
     ) -> Result<InetSocket> {
+        let is_raw = kind == libc::SOCK_RAW;
         let is_tcp = match (kind, protocol) {
             (libc::SOCK_STREAM, libc::IPPROTO_TCP) => true,
             (libc::SOCK_DGRAM, libc::IPPROTO_UDP | libc::IPPROTO_UDPLITE) => false,
+            (libc::SOCK_RAW, _) => false,
             _ => {
                 return Err(Error::unsupported(
                     target.clone(),
                     format!("an internet socket of type {kind}, protocol {protocol},"),
-                    "this kind of socket is not supported yet; let the program close it",
+                    "no restorer knows this kind of socket; let the program close it",
                 ));
             }
         };
         let options = SocketOptions::read(target, fd)?;
         let raw = socket::address(fd, End::Own).on("getsockname", target.clone())?;
         let own = split_address(&raw);
-        let diag = self.inet_diag(family, protocol, inode)?;
+        let diag = if is_raw {
+            // Few kernels tell of them in this way.
+            None
+        } else {
+            self.inet_diag(family, protocol, inode)?
+        };
         let mut peer = match other_end(fd, is_tcp, family) {
             Err(Errno::ENOTCONN) => None,
             answer => Some(split_address(&answer.on("getpeername", target.clone())?)),
@@ -106,7 +126,8 @@ impl Sockets {
             (false, None) => (CLOSE, 0),
         };
         let is_connected = is_tcp && CONNECTED.contains(&state);
-        if diag.is_none() && (state == LISTEN || is_connected || (!is_tcp && own.0 != 0)) {
+        if diag.is_none() && (state == LISTEN || is_connected || (!is_tcp && !is_raw && own.0 != 0))
+        {
             return Err(foreign(target));
         }
         if !is_tcp && let Some(diag) = diag {
@@ -136,6 +157,7 @@ impl Sockets {
             options,
             ip: ip_options(fd, family),
             tcp: is_tcp.then(|| tcp_options(fd)),
+            raw: is_raw.then(|| raw_options(fd, family, protocol)),
         })
     }
 
@@ -294,6 +316,41 @@ fn ip_options(fd: BorrowedFd<'_>, family: i32) -> IpOptions {
         packet_info: int(fd, packet_info.0, packet_info.1) != 0,
         tos: int(fd, libc::IPPROTO_IP, libc::IP_TOS),
         ttl: int(fd, libc::IPPROTO_IP, libc::IP_TTL),
+    }
+}
+
+fn raw_options(fd: BorrowedFd<'_>, family: i32, protocol: i32) -> RawOptions {
+    const ICMP_FILTER: i32 = 1;
+    const ICMPV6_FILTER: i32 = 1;
+    const IP_NODEFRAG: i32 = 22;
+    const IPV6_HDRINCL: i32 = 36;
+    const SOL_RAW: i32 = 255;
+    let words = |bytes: &[u8]| {
+        let words = bytes.chunks_exact(4);
+        words
+            .map(|word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]]))
+            .collect()
+    };
+    let filter = match (family, protocol) {
+        (libc::AF_INET, libc::IPPROTO_ICMP) => socket::option::<4>(fd, SOL_RAW, ICMP_FILTER)
+            .map(|(bytes, _)| words(&bytes))
+            .unwrap_or_default(),
+        (libc::AF_INET6, libc::IPPROTO_ICMPV6) => {
+            socket::option::<32>(fd, libc::IPPROTO_ICMPV6, ICMPV6_FILTER)
+                .map(|(bytes, _)| words(&bytes))
+                .unwrap_or_default()
+        }
+        _ => Vec::new(),
+    };
+    let is_v6 = family == libc::AF_INET6;
+    RawOptions {
+        with_header: if is_v6 {
+            int(fd, libc::IPPROTO_IPV6, IPV6_HDRINCL) != 0
+        } else {
+            int(fd, libc::IPPROTO_IP, libc::IP_HDRINCL) != 0
+        },
+        no_defragmentation: !is_v6 && int(fd, libc::IPPROTO_IP, IP_NODEFRAG) != 0,
+        filter,
     }
 }
 

@@ -4,6 +4,7 @@
 //! and only where several messages wait.
 
 mod inet;
+mod link_layer;
 mod lock;
 mod options;
 mod queue;
@@ -13,7 +14,8 @@ mod unix;
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
 
-pub use inet::{EndAddress, InetSocket, IpOptions, TcpOptions};
+pub use inet::{EndAddress, InetSocket, IpOptions, RawOptions, TcpOptions};
+pub use link_layer::{NetlinkSocket, PacketSocket};
 pub use lock::Lock;
 pub use options::SocketOptions;
 pub use queue::{Message, SocketQueue};
@@ -25,7 +27,7 @@ use tcp::Connection;
 use crate::error::{Error, Result, ResultExt, Target};
 use crate::ids::ObjectId;
 use crate::options::SocketChoices;
-use crate::sys::netlink::{self, InetDiag, UnixDiag};
+use crate::sys::netlink::{self, InetDiag, NetlinkDiag, PacketDiag, UnixDiag};
 use crate::sys::socket;
 
 /// A socket.
@@ -34,7 +36,11 @@ pub enum Socket {
     /// `AF_UNIX`.
     Unix(UnixSocket),
     /// `AF_INET`, `AF_INET6`.
-    Inet(InetSocket),
+    Inet(Box<InetSocket>),
+    /// `AF_NETLINK`.
+    Netlink(NetlinkSocket),
+    /// `AF_PACKET`.
+    Packet(PacketSocket),
 }
 
 /// What the kernel says about all sockets, asked once per family and only when it matters.
@@ -43,6 +49,8 @@ pub struct Sockets {
     choices: SocketChoices,
     unix: Option<HashMap<u32, UnixDiag>>,
     inet: HashMap<(u8, u8), HashMap<u32, InetDiag>>,
+    netlink: Option<Vec<NetlinkDiag>>,
+    packet: Option<Vec<PacketDiag>>,
     connections: Vec<Connection>,
     /// TCP connections, once they were read.
     pub streams: Vec<Stream>,
@@ -95,11 +103,15 @@ impl Sockets {
             libc::AF_UNIX => self.unix(target, inode, file, duplicate).map(Socket::Unix),
             libc::AF_INET | libc::AF_INET6 => self
                 .inet(target, inode, (family, kind, protocol), duplicate)
-                .map(Socket::Inet),
+                .map(|socket| Socket::Inet(Box::new(socket))),
+            libc::AF_NETLINK => self
+                .netlink(target, inode, protocol, duplicate)
+                .map(Socket::Netlink),
+            libc::AF_PACKET => self.packet(target, inode, duplicate).map(Socket::Packet),
             _ => Err(Error::unsupported(
                 target.clone(),
                 format!("a socket of family {family}, type {kind}, protocol {protocol}"),
-                "this kind of socket is not supported yet; let the program close it",
+                "no restorer knows this kind of socket; let the program close it",
             )),
         }
     }

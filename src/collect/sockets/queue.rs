@@ -2,6 +2,8 @@
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use nix::errno::Errno;
+
 use crate::error::{Error, Result, ResultExt, Target};
 use crate::ids::ObjectId;
 use crate::sys::netlink::UnixDiag;
@@ -42,7 +44,11 @@ pub(super) fn first_message(
     fd: BorrowedFd<'_>,
 ) -> Result<Option<Message>> {
     let room = MESSAGE_ROOM.max(diag.receive_queue as usize);
-    let peeked = socket::peek(fd, room).on("recvmsg MSG_PEEK", target.clone())?;
+    let peeked = match socket::peek(fd, room) {
+        // Neither connected nor listening.
+        Err(Errno::ENOTCONN) => None,
+        answer => answer.on("recvmsg MSG_PEEK", target.clone())?,
+    };
     peeked.map(|peeked| message(target, peeked)).transpose()
 }
 

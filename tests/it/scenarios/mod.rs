@@ -13,7 +13,7 @@
 //! }
 //! ```
 
-use crate::guest::{Guest, dedump, images, run};
+use crate::guest::{Guest, TERMINALS, dedump, images, run};
 use crate::oracle::Release;
 use crate::restores::check_restored;
 
@@ -68,12 +68,15 @@ pub(crate) fn check(guest: &Guest) {
 }
 
 pub(crate) fn restored(name: &str, for_dump: &[&str], for_restore: &[&str]) {
+    // A test that has failed is no reason for others to.
+    let terminals = name.contains("terminal").then(|| TERMINALS.lock());
     let Some(guest) = start(name) else { return };
     let (_dir, images) = images();
     let arguments = [for_dump, &["--leave-running"]].concat();
     let output = run(&mut dedump(guest.pid(), &images, &arguments));
     assert!(output.status.success(), "a dump that lets {name} run on");
     check_restored(guest, Release::Criu42, for_dump, for_restore);
+    drop(terminals);
 }
 
 pub(crate) fn refused(name: &str, for_dump: &[&str], words: &[&str]) {

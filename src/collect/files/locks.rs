@@ -1,0 +1,50 @@
+//! Locks and leases that tasks hold.
+
+use super::{Files, TableOwner};
+use crate::error::{Error, Result};
+use crate::ids::{Fd, Pid};
+use crate::proc::locks::{HeldLock, LockKind, parse_held_lock};
+
+/// A lock, and through what it is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileLock {
+    /// The process that gets it again.
+    pub pid: Pid,
+    /// Its descriptor.
+    pub fd: Fd,
+    /// The lock.
+    pub lock: HeldLock,
+}
+
+impl Files {
+    /// Notes the locks that fdinfo shows of a descriptor. Those of the open file itself are shown
+    /// for each descriptor that leads there, and are noted for the first.
+    pub(super) fn locks(
+        &mut self,
+        owner: TableOwner<'_>,
+        fd: Fd,
+        lines: &[Vec<u8>],
+        is_first: bool,
+    ) -> Result<()> {
+        for line in lines {
+            let path = || owner.proc_dir.path_of(&format!("fdinfo/{fd}"));
+            let lock = parse_held_lock(line).map_err(|error| error.at(path()))?;
+            if !(is_first || lock.kind == LockKind::Posix) {
+                continue;
+            }
+            if !self.choices.file_locks {
+                return Err(Error::unsupported(
+                    (owner.tid, fd),
+                    "a locked file",
+                    "let the program release its lock, or give --file-locks (restore needs it, too)",
+                ));
+            }
+            self.locks.push(FileLock {
+                pid: owner.pid,
+                fd,
+                lock,
+            });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,16 @@
+//! Netlink, packet and raw sockets; tun devices.
+
+restored! {
+    netlink_sockets;
+    packet_sockets;
+    packet_socket_with_a_ring;
+    raw_sockets;
+    udp_lite_socket;
+}
+
+refused! {
+    netlink_socket_with_an_answer_in_it, says ["messages waiting"];
+    tun_device, says ["tun or tap"];
+    socket_of_many_paths, says ["protocol 262"];
+    socket_of_an_unknown_family, says ["a socket of family"];
+}
