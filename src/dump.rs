@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::io::Write;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::ahead::{LookAhead, private_bytes};
 use crate::clock::Clock;
@@ -14,10 +14,12 @@ use crate::collect::memory::{PAGE_BYTES, PageSource, open_pagemap};
 use crate::collect::page_equality::Content;
 use crate::collect::page_identity::{Candidate, SharedPages};
 use crate::collect::sockets::{HeldConnections, Lock};
-use crate::collect::tree::{Collection, collect};
+use crate::collect::tree::{Before, Collection};
 use crate::error::{Error, IoResultExt, Result};
-use crate::freeze::{After, FrozenTree, examine, freeze};
+use crate::examination::examined;
+use crate::freeze::{After, FreezerCgroup, FrozenTree, examine, freeze};
 use crate::hold::{KeptMemory, Room};
+use crate::hooks::{Hooks, Moment};
 use crate::ids::Tid;
 use crate::image::folder::{FolderOptions, ImageFolder};
 use crate::image::manifest::{Account, Stats, write_manifest};
@@ -90,9 +92,18 @@ fn dump_into(
         })
     });
     let earlier = earlier.transpose()?;
+    let hooks = Hooks::new(
+        &options.hooks,
+        &options.work_dir,
+        options.tree,
+        folder.dir(),
+    )?;
+    hooks.run(Moment::PreDump)?;
     let started = SystemTime::now();
     let mut clock = Clock::start();
-    let runs_on = options.after == After::LeaveRunning && options.snapshot;
+    let runs_on = options.after == After::LeaveRunning
+        && options.snapshot
+        && options.hooks.scripts.is_empty();
     // A tree that does not run on waits for its memory to be written, whatever is known of it.
     let ahead = if runs_on {
         LookAhead::of(options.tree)
@@ -103,17 +114,22 @@ fn dump_into(
         .then(|| Room::make(folder.nameless_file()?, folder.shown("").into()))
         .transpose()?;
     let here = Here::look()?;
+    let cgroup = options.freeze_cgroup.as_deref();
+    let cgroup = cgroup.map(FreezerCgroup::open).transpose()?;
     clock.stage("look ahead");
 
     clock.freeze();
     watch.bound(options.timeout.map(|length| Instant::now() + length));
     watch.at("stopping the tree", options.tree)?;
-    let tree = freeze(options.tree, watch.deadline())?;
-    refuse_foreign_session(&tree.root().stat, options)?;
+    let mut tree = freeze(options.tree, watch.deadline(), cgroup)?;
     clock.stage("seize");
 
-    let mut collection = collect(&tree, options, runs_on, &ahead, here, watch, &mut clock)?;
-    refuse_unrestorable(&collection.notes, options)?;
+    let before = Before {
+        ahead: &ahead,
+        here,
+        snapshots: runs_on,
+    };
+    let mut collection = examined(&mut tree, options, before, watch, &mut clock)?;
     *needed_bytes += collection.files.shared_bytes();
     watch.at("reading connections", options.tree)?;
     // Removed at the end, unless restore needs them.
@@ -201,6 +217,10 @@ fn dump_into(
     watch.bound(None);
     let stats = Stats::write(&options.work_dir, &account)?;
     folder.commit()?;
+    if let Err(objection) = hooks.run(Moment::PostDump) {
+        release(&mut held, After::LeaveRunning, &mut clock)?;
+        return Err(objection);
+    }
     stats.keep();
     if options.after != After::LeaveRunning {
         links.keep();
@@ -314,7 +334,7 @@ fn contents<'a>(
 
 /// A dump holds a few descriptors for every process, and the look ahead one for every
 /// descriptor: take as many as we may have, which root may raise.
-fn raise_descriptor_limit() {
+pub(crate) fn raise_descriptor_limit() {
     /// The kernel's own limit (`fs.nr_open`), unless it was changed.
     const MOST: u64 = 1 << 20;
     let kind = nix::sys::resource::Resource::RLIMIT_NOFILE;
@@ -325,9 +345,30 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// Prints the figures of a dump to standard output.
+/// Prints the figures of a dump to standard output: first as criu does, then all there are.
 fn print(account: &Account, clock: &Clock) -> Result<()> {
-    let mut text = String::new();
+    let mut text = "Displaying dump stats:\n".to_owned();
+    for (what, time) in [
+        ("Freezing time", account.stage("seize")),
+        ("Frozen time", account.frozen),
+        ("Memory dump time", account.stage("write")),
+        ("Memory write time", account.stage("write")),
+        ("IRMAP resolve time", Duration::ZERO),
+    ] {
+        text += &format!("{what}: {} us\n", time.as_micros());
+    }
+    for (what, pages) in [
+        ("Memory pages scanned", account.pages_scanned),
+        (
+            "Memory pages skipped from parent",
+            account.written.unchanged_pages,
+        ),
+        ("Memory pages written", account.written.pages),
+        ("Lazy memory pages", 0),
+    ] {
+        text += &format!("{what}: {pages} (0x{pages:x})\n");
+    }
+    text += "\n";
     for stage in clock.stages() {
         text += &format!(
             "{:<10} {:>10} us from {:>10} us on{}\n",
@@ -358,35 +399,4 @@ fn print(account: &Account, clock: &Clock) -> Result<()> {
     std::io::stdout()
         .write_all(text.as_bytes())
         .at("write", "standard output")
-}
-
-/// A tree that belongs to a session from outside cannot be restored without being told.
-fn refuse_foreign_session(root: &crate::proc::stat::Stat, options: &DumpOptions) -> Result<()> {
-    if root.session == options.tree.0 || options.shell_job {
-        return Ok(());
-    }
-    Err(Error::unsupported(
-        options.tree,
-        format!(
-            "a tree in the session of {}, which is not part of it,",
-            root.session
-        ),
-        "give --shell-job (restore needs it too), or start the program with setsid",
-    ))
-}
-
-/// A tree that is killed must be restorable; one that lives on may be written with a warning.
-fn refuse_unrestorable(notes: &[crate::collect::notes::Note], options: &DumpOptions) -> Result<()> {
-    for note in notes {
-        warn!("{note}");
-    }
-    match notes.first() {
-        Some(note) if options.after == After::Kill && !options.allow_unrestorable => Err(Error::Refused {
-            target: options.tree.into(),
-            what: format!("the tree would be killed, and {note}"),
-            remedy: "give --leave-running to keep the tree, or --allow-unrestorable to have it killed all the same"
-                .to_owned(),
-        }),
-        _ => Ok(()),
-    }
 }

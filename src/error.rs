@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
+use crate::hooks::Moment;
 use crate::ids::{Fd, Pid, Tid};
 
 /// The result of everything above [`crate::sys`].
@@ -154,6 +155,17 @@ pub enum Error {
         remedy: String,
     },
 
+    /// A program of `--action-script` failed.
+    #[error("action script {} at {}: {how}", script.display(), moment.name())]
+    Hook {
+        /// The program.
+        script: PathBuf,
+        /// When it ran.
+        moment: Moment,
+        /// How it ended, or why it could not be run.
+        how: String,
+    },
+
     /// The request makes no sense; nothing was touched.
     #[error("{0}")]
     Usage(String),
@@ -169,12 +181,17 @@ pub enum Error {
 }
 
 impl Error {
-    /// The code the process ends with: 1 failed, 2 usage, 3 something was not released.
+    /// The code the process ends with: 1 failed, 2 usage, 3 something was not released, 255 the
+    /// images are complete, but a program did not want the tree to end.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Usage(_) => 2,
             Error::NotReleased { .. } => 3,
+            Error::Hook {
+                moment: Moment::PostDump,
+                ..
+            } => 255,
             _ => 1,
         }
     }
@@ -189,6 +206,55 @@ impl Error {
             target: target.into(),
             what: what.into(),
             remedy: remedy.into(),
+        }
+    }
+}
+
+/// What stands in the way of a dump, gathered from step to step of an examination.
+#[derive(Debug, Default)]
+pub struct Blockers(Vec<Error>);
+
+impl Blockers {
+    /// Keeps what a step says against the dump; `None` if it said something.
+    ///
+    /// # Errors
+    /// Whatever ends the examination itself.
+    pub fn gather<T>(&mut self, outcome: Result<T>) -> Result<Option<T>> {
+        match outcome {
+            Ok(value) => Ok(Some(value)),
+            Err(Error::Blocked(several)) => {
+                self.0.extend(several);
+                Ok(None)
+            }
+            Err(error @ (Error::Unsupported { .. } | Error::Refused { .. })) => {
+                self.0.push(error);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether nothing stands in the way so far.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// What was gathered.
+    #[must_use]
+    pub fn into_errors(self) -> Vec<Error> {
+        self.0
+    }
+
+    /// The same as one error.
+    ///
+    /// # Errors
+    /// [`Error::Blocked`] if there is anything.
+    pub fn none(self) -> Result<()> {
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::Blocked(self.0))
         }
     }
 }

@@ -15,6 +15,7 @@
 //! * [`collect`] reads each resource once, from outside where the kernel tells, and
 //!   through [`inject`] where only the task itself can ask;
 //! * [`image`] writes what was collected in CRIU's format;
+//! * [`check`] tells beforehand what stands in the way of a dump;
 //! * dropping or releasing the frozen tree lets every task go as it was found.
 //!
 //! [`inspect`] looks at what was written, by dedump or by CRIU.
@@ -22,12 +23,15 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 pub mod ahead;
+pub mod check;
 pub mod clock;
 pub mod collect;
 pub mod dump;
 pub mod error;
+pub mod examination;
 pub mod freeze;
 pub mod hold;
+pub mod hooks;
 pub mod ids;
 pub mod image;
 pub mod inject;

@@ -6,15 +6,16 @@ mod cli;
 
 use std::env;
 use std::io::{BufWriter, ErrorKind, Write as _, stderr, stdout};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use nix::errno::Errno;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use cli::log::{Log, one_line};
 use cli::show::ShowArgs;
-use cli::{Dump, Look, Request};
+use cli::{Check, Dump, Look, Places, Request};
+use dedump::check::system::Feature;
 use dedump::error::{Error, IoResultExt, Result, Target};
 use dedump::image::opened::OpenedFolder;
 use dedump::inspect::memory::Memory;
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
                 .to_owned(),
         ));
     }
-    match cli::parse(env::args_os()) {
+    match cli::parse(env::args_os(), &Places::of_this_user()) {
         Ok(Request::Dump(request)) => dump(&request),
         Ok(Request::Show(request)) => finish(show(&request)),
         Ok(Request::Look(request)) => match look(&request) {
@@ -46,6 +47,11 @@ fn main() -> ExitCode {
             finish(stdout().write_all(&text).at("write", "standard output"))
         }
         Ok(Request::Man(request)) => finish(man(request.dir.as_deref())),
+        Ok(Request::Check(request)) => match check(&request) {
+            Ok(is_free) if is_free => ExitCode::SUCCESS,
+            Ok(_) => ExitCode::FAILURE,
+            Err(failure) => complain(&failure),
+        },
         Ok(Request::Text(text)) => match text.print() {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitCode::FAILURE,
@@ -129,6 +135,35 @@ fn all_read(damage: impl Iterator<Item = String>) -> bool {
     is_whole
 }
 
+/// Answers on standard output; whether nothing stands in the way.
+fn check(request: &Check) -> Result<bool> {
+    let (lines, json, is_free) = if let Some(dump) = &request.dump {
+        dump.log.start(dump.verbosity)?;
+        let findings = dedump::check::tree::check(&dump.options)?;
+        let blockers = findings.blockers.iter();
+        let mut lines: Vec<String> = blockers.map(|one| advised(&one.error)).collect();
+        lines.push(findings.summary());
+        (lines, findings.json(), findings.blockers.is_empty())
+    } else {
+        let features = dedump::check::system::features()?;
+        let lines = features.iter().map(Feature::line).collect();
+        let json = features.iter().map(Feature::json).collect();
+        (lines, json, !features.iter().any(Feature::is_fatal))
+    };
+    let text = if request.json {
+        format!("{json:#}\n")
+    } else {
+        lines
+            .iter()
+            .map(|line| format!("{}\n", one_line(line)))
+            .collect()
+    };
+    stdout()
+        .write_all(text.as_bytes())
+        .at("write", "standard output")?;
+    Ok(is_free)
+}
+
 fn dump(request: &Dump) -> ExitCode {
     let Err(failure) = logged_dump(request) else {
         return ExitCode::SUCCESS;
@@ -156,14 +191,6 @@ fn logged_dump(request: &Dump) -> Result<()> {
             system.release().to_string_lossy(),
             system.machine().to_string_lossy()
         );
-    }
-    if request.criu_reads_config {
-        for path in criu_config_files() {
-            warn!(
-                "{} holds options for criu: dedump does not read it (silence: --no-default-config)",
-                path.display()
-            );
-        }
     }
     dedump::dump::run(&request.options)?;
     info!("the dump is complete");
@@ -231,16 +258,6 @@ fn man(folder: Option<&Path>) -> Result<()> {
         std::fs::write(&path, page).at("write", path)?;
     }
     Ok(())
-}
-
-/// The configuration files that criu would read here.
-fn criu_config_files() -> impl Iterator<Item = PathBuf> {
-    let home = env::var_os("HOME").map(|home| Path::new(&home).join(".criu/default.conf"));
-    let named = env::var_os("CRIU_CONFIG_FILE").map(PathBuf::from);
-    [Some(PathBuf::from("/etc/criu/default.conf")), home, named]
-        .into_iter()
-        .flatten()
-        .filter(|path| path.exists())
 }
 
 /// Tells the user, one line for each failure; a closed standard error is no reason to panic.

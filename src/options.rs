@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::freeze::After;
+use crate::hooks::HookOptions;
 use crate::ids::Pid;
 
 /// How long a tree may stand still unless told otherwise: CRIU's default.
@@ -34,6 +35,8 @@ pub struct DumpOptions {
     pub timeout: Option<Duration>,
     /// Whether that holds while the memory of a tree is written that does not run on before.
     pub timeout_covers_writing: bool,
+    /// A cgroup that is frozen while its tasks, those of the tree among them, are caught.
+    pub freeze_cgroup: Option<PathBuf>,
     /// Whether images that lie in `images_dir` already may be replaced.
     pub overwrite: bool,
     /// Whether a tree may be killed although no restorer can bring it back as it was.
@@ -56,6 +59,9 @@ pub struct DumpOptions {
     pub sockets: SocketChoices,
     /// What is done about files that restore needs help with.
     pub files: FileChoices,
+    /// Programs to be run before the dump and at its end. With any, a tree that runs on is
+    /// let go only when they are done, so that they find it standing still.
+    pub hooks: HookOptions,
     /// Whether long stages may draw a bar on standard error, if that is a terminal.
     pub progress: bool,
 }
@@ -73,6 +79,7 @@ impl DumpOptions {
             shell_job: false,
             timeout: Some(DEFAULT_TIMEOUT),
             timeout_covers_writing: false,
+            freeze_cgroup: None,
             overwrite: false,
             allow_unrestorable: false,
             page_dedup: true,
@@ -83,6 +90,7 @@ impl DumpOptions {
             display_stats: false,
             sockets: SocketChoices::default(),
             files: FileChoices::default(),
+            hooks: HookOptions::default(),
             progress: false,
         }
     }

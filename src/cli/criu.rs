@@ -29,7 +29,7 @@ pub(super) enum Fate {
     Idle(&'static str),
     /// Not built yet; the text says what that means.
     Later(&'static str),
-    /// Belongs to another command of CRIU's.
+    /// Belongs to another command.
     Other(&'static str),
 }
 
@@ -65,8 +65,6 @@ const fn both(short: u8, long: &'static str, value: Value, fate: Fate) -> Opt {
 }
 
 const CGROUPS: Fate = Later("cgroups are not recorded");
-const CGROUP_FREEZER: Fate = Later("every task is stopped by ptrace alone");
-const CONFIG: Fate = Later("no configuration file is read; give its options on the command line");
 const MEMORY: Fate = Later("memory is read while the tree is dumped, not before");
 const MOUNTS: Fate = Later("trees in a mount namespace of their own are not dumped");
 const NAMESPACES: Fate = Later("trees in namespaces of their own are not dumped");
@@ -90,8 +88,11 @@ pub(super) const OPTIONS: &[Opt] = &[
     long("skip-in-flight", Switch, Taken),
     long("network-lock", Required, Taken),
     long("timeout", Required, Taken),
+    long("freeze-cgroup", Required, Taken),
+    long("action-script", Required, Taken),
     long("prev-images-dir", Required, Taken),
     long("display-stats", Switch, Taken),
+    long("config", Required, Taken),
     long("no-default-config", Never, Taken),
     both(b'h', "help", Never, Taken),
     both(b'V', "version", Never, Taken),
@@ -121,8 +122,17 @@ pub(super) const OPTIONS: &[Opt] = &[
         Switch,
         Idle("holes of deleted files are found without it"),
     ),
+    long(
+        "pidfile",
+        Required,
+        Idle("a dump starts nothing whose pid could be written, in criu too"),
+    ),
+    long(
+        "status-fd",
+        Required,
+        Idle("it tells when others may connect, which is not so in a plain dump"),
+    ),
     // Not yet.
-    long("action-script", Required, Later("no script is run")),
     long("address", Required, PAGES_AWAY),
     long(
         "allow-uprobes",
@@ -144,7 +154,6 @@ pub(super) const OPTIONS: &[Opt] = &[
         Required,
         Later("close the descriptor in the shell: dedump … N>&-"),
     ),
-    long("config", Required, CONFIG),
     long(
         "cpu-cap",
         Optional,
@@ -172,7 +181,6 @@ pub(super) const OPTIONS: &[Opt] = &[
         Switch,
         Later("inotify and fanotify watches are not dumped"),
     ),
-    long("freeze-cgroup", Required, CGROUP_FREEZER),
     long("ghost-limit", Required, Taken),
     long(
         "irmap-scan-path",
@@ -189,17 +197,11 @@ pub(super) const OPTIONS: &[Opt] = &[
     ),
     long("manage-cgroups", Optional, CGROUPS),
     long("page-server", Switch, PAGES_AWAY),
-    long(
-        "pidfile",
-        Required,
-        Later("no pid is written; it is the one given by --tree"),
-    ),
     long("port", Required, PAGES_AWAY),
     long("pre-dump-mode", Required, MEMORY),
     long("ps-socket", Required, PAGES_AWAY),
     both(b'r', "root", Required, MOUNTS),
     long("skip-mnt", Required, MOUNTS),
-    long("status-fd", Required, PAGES_AWAY),
     long(
         "stream",
         Switch,
@@ -229,6 +231,7 @@ pub(super) const OPTIONS: &[Opt] = &[
     long("veth-pair", Required, RESTORE),
     long("weak-sysctls", Switch, RESTORE),
     // Our own.
+    long("json", Switch, CHECK),
     long("allow-unrestorable", Switch, Taken),
     long("no-page-dedup", Switch, Taken),
     long("no-snapshot", Switch, Taken),
@@ -243,7 +246,6 @@ pub(super) fn refusal(command: &str) -> Option<&'static str> {
         "restore" => "unmodified criu restores the folders of dedump: criu restore -D DIR",
         "pre-dump" | "page-server" | "lazy-pages" => "every dump is a full one, into a folder",
         "service" | "swrk" => "call dedump dump",
-        "check" => "a dump tells what is in its way before it kills anything",
         "cpuinfo" | "dedup" => "call criu for it",
         "exec" => "criu has dropped it, too",
         _ => return None,

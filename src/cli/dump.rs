@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use dedump::freeze::After;
+use dedump::hooks::{HookOptions, HookOutput};
 use dedump::ids::Pid;
 use dedump::options::{
     DEFAULT_TIMEOUT, DumpOptions, External, FileChoices, NetworkLock, SocketChoices,
@@ -33,7 +34,7 @@ Examples:
     override_usage = "dedump dump -t PID [-D DIR] [OPTIONS]"
 )]
 pub(super) struct DumpArgs {
-    /// Root of the tree; this option is needed
+    /// Root of the tree; a dump needs it
     #[arg(short, long, value_name = "PID", value_parser = pid)]
     tree: Option<Pid>,
 
@@ -123,11 +124,23 @@ pub(super) struct DumpArgs {
     #[arg(long, value_name = "S")]
     timeout: Option<u64>,
 
+    /// Freeze this cgroup, given by its folder, to catch the tree
+    #[arg(long, value_name = "DIR")]
+    freeze_cgroup: Option<PathBuf>,
+
+    /// Run FILE before the dump and behind it; may be given again
+    #[arg(long, value_name = "FILE", action = clap::ArgAction::Append)]
+    action_script: Vec<PathBuf>,
+
     /// Print the figures of the dump at its end
     #[arg(long)]
     display_stats: bool,
 
-    /// Do not warn of criu's configuration files; dedump reads none
+    /// Read options from FILE instead of the default files
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Do not read the default files, e.g. /etc/criu/default.conf
     #[arg(long)]
     no_default_config: bool,
 
@@ -169,8 +182,6 @@ pub(crate) struct Dump {
     pub(crate) log: Log,
     /// How much is logged: 0 nothing, 1 errors, 2 warnings, 3 news, 4 everything.
     pub(crate) verbosity: u8,
-    /// Whether criu would read its configuration files.
-    pub(crate) criu_reads_config: bool,
 }
 
 impl DumpArgs {
@@ -189,6 +200,15 @@ impl DumpArgs {
             None => Log::Stderr,
             Some(file) if file.as_os_str() == OsStr::new("-") => Log::Stdout,
             Some(file) => Log::File(work_dir.join(file)),
+        };
+        let hooks = HookOptions {
+            // As criu does it: the last one first.
+            scripts: self.action_script.into_iter().rev().collect(),
+            output: match &log {
+                Log::Stderr => HookOutput::Stderr,
+                Log::Stdout => HookOutput::Stdout,
+                Log::File(path) => HookOutput::File(path.clone()),
+            },
         };
         let after = match (self.leave_running, self.leave_stopped) {
             (true, _) => After::LeaveRunning,
@@ -222,6 +242,7 @@ impl DumpArgs {
                 Some(seconds) => Some(Duration::from_secs(seconds)),
             },
             timeout_covers_writing: self.timeout.is_some() || after == After::LeaveRunning,
+            freeze_cgroup: self.freeze_cgroup,
             overwrite: self.overwrite,
             allow_unrestorable: self.allow_unrestorable,
             page_dedup: !self.no_page_dedup,
@@ -244,13 +265,13 @@ impl DumpArgs {
                 ghost_limit_bytes: self.ghost_limit,
                 external,
             },
+            hooks,
             progress,
         };
         Some(Dump {
             options,
             log,
             verbosity,
-            criu_reads_config: !self.no_default_config,
         })
     }
 }

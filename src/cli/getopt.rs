@@ -19,6 +19,8 @@ pub(super) struct Scan {
     pub(super) options: Vec<(&'static Opt, Option<OsString>)>,
     /// The first thing that could not be understood.
     pub(super) mistake: Option<String>,
+    /// Options whose `--no-…` form was given.
+    taken_back: Vec<&'static Opt>,
 }
 
 impl Scan {
@@ -44,6 +46,26 @@ impl Scan {
             }
         }
         scan
+    }
+
+    /// These arguments behind others, of which they take back what they name.
+    pub(super) fn behind(mut self, mut earlier: Self) -> Self {
+        earlier
+            .options
+            .retain(|(option, _)| !self.taken_back.contains(option));
+        earlier.options.append(&mut self.options);
+        earlier.taken_back.append(&mut self.taken_back);
+        Self {
+            options: earlier.options,
+            taken_back: earlier.taken_back,
+            ..self
+        }
+    }
+
+    /// The last value of an option.
+    pub(super) fn value(&self, long: &str) -> Option<&OsStr> {
+        let mut given = self.options.iter().rev();
+        given.find(|(option, _)| option.long == long)?.1.as_deref()
     }
 
     /// Whether an option was given.
@@ -89,6 +111,7 @@ impl Scan {
         };
         if taken_back {
             self.options.retain(|(other, _)| *other != option);
+            self.taken_back.push(option);
         } else {
             self.options.push((option, value));
         }

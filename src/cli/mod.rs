@@ -1,5 +1,7 @@
 //! The command line: arguments in, plain options out, nothing done on the way.
 
+mod check;
+mod config;
 mod criu;
 mod dump;
 mod getopt;
@@ -17,6 +19,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use dedump::error::{Error, Result};
 
+pub(crate) use check::Check;
+pub(crate) use config::Places;
 pub(crate) use dump::Dump;
 pub(crate) use inspect::Look;
 
@@ -27,6 +31,7 @@ const EXAMPLES: &str = "\
 Examples:
   dedump dump -t 4120 -D images      dump the tree under 4120 and end it
   dedump dump -t 4120 -D images -R   dump it and let it run on
+  dedump check -t 4120               what would stand in the way of that
   dedump dump --help                 all options, which are those of criu dump
   dedump show images                 what stands in a folder of images
   dedump verify images               would it restore?
@@ -58,6 +63,8 @@ enum Command {
     Look(Look),
     Completions(texts::CompletionsArgs),
     Man(texts::ManArgs),
+    #[command(args_override_self = true, disable_version_flag = true)]
+    Check(check::CheckArgs),
 }
 
 /// What the command line asks for.
@@ -73,15 +80,20 @@ pub(crate) enum Request {
     Completions(texts::CompletionsArgs),
     /// Manual pages.
     Man(texts::ManArgs),
+    /// A question about a dump.
+    Check(Box<Check>),
     /// Help or version, ready to print.
     Text(clap::Error),
 }
 
-/// Understands a command line, the program's name first.
+/// Understands a command line, the program's name first, and the configuration files.
 ///
 /// # Errors
 /// [`Error::Usage`] names what is wrong, unknown or not built yet.
-pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request> {
+pub(crate) fn parse(
+    arguments: impl IntoIterator<Item = OsString>,
+    files: &Places,
+) -> Result<Request> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     if arguments.get(1).is_some_and(|word| is_our_own(word)) {
         return with_clap(arguments.into_iter().skip(1));
@@ -92,35 +104,43 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Req
     } else {
         Some(scan.words.remove(0))
     };
-    let is_dump = command.as_ref().is_some_and(|word| word == "dump");
+    let known = command
+        .clone()
+        .filter(|word| word == "dump" || word == "check");
     if scan.has("version") {
         return with_clap(["--version".into()]);
     }
     if scan.has("help") {
-        let dump = is_dump.then(|| "dump".into());
-        return with_clap(dump.into_iter().chain(["--help".into()]));
+        return with_clap(known.into_iter().chain(["--help".into()]));
     }
-    match command {
-        None => return Err(usage("no command: dedump dump -t PID -D DIR")),
-        Some(command) if !is_dump => {
-            return Err(usage(refused_command(&command.to_string_lossy())));
-        }
-        Some(_) => {}
-    }
+    let command = match (known, command) {
+        (Some(command), _) => command,
+        (None, None) => return Err(usage("no command: dedump dump -t PID -D DIR")),
+        (None, Some(other)) => return Err(usage(refused_command(&other.to_string_lossy()))),
+    };
     if let Some(mistake) = scan.mistake {
-        return Err(usage(format!("{mistake}: see dedump dump --help")));
+        let command = command.to_string_lossy();
+        return Err(usage(format!("{mistake}: see dedump {command} --help")));
     }
     if let Some(word) = scan.words.first() {
-        let word = word.to_string_lossy();
+        let (command, word) = (command.to_string_lossy(), word.to_string_lossy());
         return Err(usage(format!(
-            "dump takes options only, not the word {word}"
+            "{command} takes options only, not the word {word}"
         )));
     }
-    if let Some(refusal) = scan.options.iter().find_map(|(option, _)| refused(option)) {
+    // What criu's own check may look at besides, this one looks at anyway.
+    let for_check = |option: &criu::Opt| {
+        command == "check" && ["json", "all", "extra", "experimental"].contains(&option.long)
+    };
+    let mut others = scan.options.iter().filter(|(option, _)| !for_check(option));
+    if let Some(refusal) = others.find_map(|(option, _)| refused(option)) {
         return Err(usage(refusal));
     }
-    let taken = scan.canonical(|option| option.fate == Fate::Taken);
-    with_clap(std::iter::once("dump".into()).chain(taken))
+    let scan = files.before(scan)?;
+    let taken = scan.canonical(|option| {
+        option.fate == Fate::Taken || (option.long == "json" && command == "check")
+    });
+    with_clap(std::iter::once(command.clone()).chain(taken))
 }
 
 /// Whether a word is a command that criu does not have: its arguments follow the rules of clap.
@@ -128,7 +148,7 @@ fn is_our_own(word: &OsStr) -> bool {
     let commands = Arguments::command();
     let known = commands.get_subcommands().map(clap::Command::get_name);
     known
-        .filter(|name| *name != "dump")
+        .filter(|name| !["dump", "check"].contains(name))
         .any(|name| word == name)
 }
 
@@ -141,6 +161,7 @@ fn with_clap(canonical: impl IntoIterator<Item = OsString>) -> Result<Request> {
                 Some(dump) => Ok(Request::Dump(Box::new(dump))),
                 None => Err(usage("no process tree to dump: give its root with -t PID")),
             },
+            Command::Check(check) => Ok(Request::Check(Box::new(check.resolve()))),
             Command::Show(show) => Ok(Request::Show(show)),
             Command::Look(look) => Ok(Request::Look(look)),
             Command::Completions(completions) => Ok(Request::Completions(completions)),
@@ -182,7 +203,7 @@ fn refused(option: &criu::Opt) -> Option<String> {
             "option --{name} of criu is not supported yet by dedump: {meaning}"
         )),
         Fate::Other(command) => Some(format!(
-            "option --{name} is unknown to dump: it belongs to criu {command}"
+            "option --{name} is unknown to dump: it belongs to {command}"
         )),
     }
 }

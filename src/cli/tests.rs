@@ -13,7 +13,7 @@ use dedump::options::{External, FileChoices, NetworkLock};
 
 use super::criu::{Fate, OPTIONS, Value};
 use super::log::{Log, one_line};
-use super::{Arguments, Dump, Look, Request, parse};
+use super::{Arguments, Dump, Look, Places, Request, parse};
 
 fn arguments(line: &str) -> impl Iterator<Item = OsString> {
     std::iter::once("dedump")
@@ -22,14 +22,14 @@ fn arguments(line: &str) -> impl Iterator<Item = OsString> {
 }
 
 fn dump(line: &str) -> Dump {
-    match parse(arguments(line)) {
+    match parse(arguments(line), &Places::default()) {
         Ok(Request::Dump(dump)) => *dump,
         other => panic!("{line}: {other:?}"),
     }
 }
 
 fn mistake(line: &str) -> String {
-    match parse(arguments(line)) {
+    match parse(arguments(line), &Places::default()) {
         Err(error @ Error::Usage(_)) => {
             assert_eq!(error.exit_code(), 2);
             error.to_string()
@@ -39,7 +39,7 @@ fn mistake(line: &str) -> String {
 }
 
 fn text(line: &str) -> String {
-    match parse(arguments(line)) {
+    match parse(arguments(line), &Places::default()) {
         Ok(Request::Text(text)) => text.to_string(),
         other => panic!("{line}: {other:?}"),
     }
@@ -56,10 +56,7 @@ fn defaults_are_those_of_criu() {
     assert_eq!(options.timeout, Some(Duration::from_secs(10)));
     assert!(!options.shell_job && !options.overwrite && !options.sync && !options.display_stats);
     assert!(options.progress && options.space_check);
-    assert_eq!(
-        (dump.log, dump.verbosity, dump.criu_reads_config),
-        (Log::Stderr, 2, true)
-    );
+    assert_eq!((dump.log, dump.verbosity), (Log::Stderr, 2));
 }
 
 #[test]
@@ -138,7 +135,6 @@ fn every_option_reaches_its_field() {
     );
     assert!(dump("dump -t 1 --sync").options.sync);
     assert!(dump("dump -t 1 --display-stats").options.display_stats);
-    assert!(!dump("dump -t 1 --no-default-config").criu_reads_config);
 }
 
 #[test]
@@ -246,6 +242,7 @@ fn every_option_of_criu_is_taken_or_refused_by_name() {
             "tree" | "timeout" | "verbosity" | "ghost-limit" => "=3",
             "external" => "=unix[3]",
             "network-lock" => "=skip",
+            "config" => "=/dev/null",
             _ if matches!(option.value, Value::Required) => "=x",
             _ => "",
         };
@@ -365,7 +362,7 @@ fn commands_that_criu_does_not_have_follow_the_rules_of_clap() {
         assert!(help.lines().all(|line| line.len() <= 100), "{help}");
     }
     let line = "show a --pid 7 --addr 0x1000 b";
-    let Ok(Request::Show(show)) = parse(arguments(line)) else {
+    let Ok(Request::Show(show)) = parse(arguments(line), &Places::default()) else {
         panic!("{line}");
     };
     assert_eq!(show.paths, [Path::new("a"), Path::new("b")]);
@@ -383,6 +380,27 @@ fn commands_that_criu_does_not_have_follow_the_rules_of_clap() {
         let command = line.split(' ').next().unwrap();
         let end = format!(": see dedump {command} --help");
         assert!(mistake.ends_with(&end), "{mistake}");
+    }
+}
+
+#[test]
+fn check_takes_the_options_of_a_dump() {
+    let check = |line: &str| match parse(arguments(line), &Places::default()) {
+        Ok(Request::Check(check)) => *check,
+        other => panic!("{line}: {other:?}"),
+    };
+    assert_eq!(check("check").dump, None);
+    assert!(!check("check --all --extra").json && check("check --json").json);
+    let asked = check("check --json -jt7 --tcp-established");
+    let meant = dump("dump -t7 -j --tcp-established");
+    assert_eq!(asked.dump.unwrap(), meant);
+    for (line, part) in [
+        ("check --feature x", "--feature"),
+        ("check --lazy-pages", "--lazy-pages"),
+        ("check 7", "check takes options only"),
+        ("dump -t 1 --json", "--json is unknown to dump"),
+    ] {
+        assert!(mistake(line).contains(part), "{line}");
     }
 }
 
@@ -421,7 +439,7 @@ proptest! {
     fn no_arguments_make_it_panic(
         arguments in prop::collection::vec("(dump|--|-)?(-{0,2}[a-z=]{0,12})?|.{0,8}", 0..8)
     ) {
-        let _ = parse(std::iter::once("dedump".into()).chain(arguments.into_iter().map(OsString::from)));
+        let _ = parse(std::iter::once("dedump".into()).chain(arguments.into_iter().map(OsString::from)), &Places::default());
     }
 
     #[test]
@@ -433,7 +451,7 @@ proptest! {
 #[test]
 fn commands_that_look_have_words_of_their_own() {
     assert!(matches!(
-        parse(arguments("verify images --json")),
+        parse(arguments("verify images --json"), &Places::default()),
         Ok(Request::Look(Look::Verify { json: true, .. }))
     ));
     for line in ["verify", "verify a b", "verify --frob a"] {

@@ -55,4 +55,21 @@ impl OwnNamespaces {
             Err(Error::Blocked(blockers))
         }
     }
+
+    /// Whether paths, users or sockets of a process are not those that go by the same name
+    /// here, so that looking at them tells nothing.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn names_differ_in(&self, proc_dir: &ProcDir) -> Result<bool> {
+        for (own, kind) in self.inodes.iter().zip(KINDS) {
+            if let Some(own) = own
+                && ["pid", "net", "mnt", "user"].contains(&kind)
+                && proc_dir.stat(&format!("ns/{kind}"))?.st_ino != *own
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
 }

@@ -12,7 +12,7 @@ use crate::inject::{Batch, Buffer, CallIndex, Results};
 use crate::proc::memory::TaskMemory;
 use crate::proc::status::Status;
 use crate::sys::ptrace::{self, Registers, RseqConfiguration, SIGINFO_BYTES, UserDesc};
-use crate::sys::sched;
+use crate::sys::{sched, xstate};
 
 /// A raw `siginfo_t` as it waits in a queue.
 pub type QueuedSignal = [u8; SIGINFO_BYTES];
@@ -75,6 +75,7 @@ impl Capture {
         let filled = ptrace::register_set(tid, ptrace::NT_X86_XSTATE, &mut xstate)
             .on("ptrace GETREGSET X86_XSTATE", tid)?;
         let xstate = xstate[..filled].to_vec();
+        refuse_unknown_state(tid, &xstate)?;
         let mut tls = Vec::with_capacity(3);
         for slot in TLS_SLOTS {
             tls.push(ptrace::thread_area(tid, slot).on("ptrace GET_THREAD_AREA", tid)?);
@@ -102,6 +103,23 @@ impl Capture {
             self.registers = restarted(&self.registers);
         }
     }
+}
+
+/// Refuses a thread that uses parts of the CPU whose state has no place in the images.
+fn refuse_unknown_state(tid: Tid, area: &[u8]) -> Result<()> {
+    /// Supervisor and housekeeping states that hold nothing a program would miss.
+    const HARMLESS: u64 = 1 << 8 | 1 << 10 | 1 << 17;
+    let unknown = xstate::present(area).unwrap_or(0) & !xstate::kept() & !HARMLESS;
+    let what = match unknown {
+        0 => return Ok(()),
+        bits if bits & 1 << xstate::AMX_TILE_DATA != 0 => "AMX tile registers in use",
+        _ => "CPU state of an unknown kind",
+    };
+    Err(Error::unsupported(
+        tid,
+        what,
+        "the image format has no place for it",
+    ))
 }
 
 /// If the thread is inside a restartable sequence, does what the kernel would do: sends it to
@@ -252,5 +270,26 @@ impl Thread {
             scheduling: sched::scheduling(tid).on("sched_getattr", tid)?,
             capture,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn state_without_a_place_is_refused_by_name() {
+        let area = |present: u64| {
+            let mut area = vec![0; xstate::HEADER_OFFSET + 64];
+            area[xstate::HEADER_OFFSET..][..8].copy_from_slice(&present.to_ne_bytes());
+            area
+        };
+        let said = |present| match refuse_unknown_state(Tid(7), &area(present)) {
+            Ok(()) => String::new(),
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(said(xstate::kept() | 1 << 8 | 1 << 17), "");
+        assert!(said(1 << 17 | 1 << 18).contains("7: AMX tile registers"));
+        assert!(said(1 << 40).contains("unknown kind"));
     }
 }

@@ -27,7 +27,7 @@ use super::task::{self, Living, Task};
 use super::thread::{self, Capture, Thread};
 use crate::ahead::LookAhead;
 use crate::clock::Clock;
-use crate::error::{Error, Result, ResultExt};
+use crate::error::{Blockers, Error, Result, ResultExt};
 use crate::freeze::{FrozenTree, Process};
 use crate::hold::{Snapshot, SnapshotCalls};
 use crate::ids::{Fd, ObjectId, Pid, Tid};
@@ -41,7 +41,7 @@ use crate::proc::ProcDir;
 use crate::proc::locks::LockedInodes;
 use crate::proc::maps::Mapping;
 use crate::proc::memory::TaskMemory;
-use crate::proc::status::{Seccomp, Status};
+use crate::proc::status::{Seccomp, Status, parse_status};
 use crate::watch::Watch;
 
 /// Working folder, root and umask.
@@ -118,20 +118,37 @@ impl Collection {
     }
 }
 
-/// Collects a frozen tree, confirming what was seen `ahead`; with `snapshots`, large private memory is left to snapshots where
-/// these can be made.
+/// What was found out, and settled, before the freeze.
+#[derive(Debug)]
+pub struct Before<'a> {
+    /// What the tree looked like.
+    pub ahead: &'a LookAhead,
+    /// What the dumper knows of itself.
+    pub here: Here,
+    /// Whether large private memory is left to snapshots where these can be made.
+    pub snapshots: bool,
+}
+
+/// Collects a frozen tree, confirming what was seen before.
+///
+/// What stands in the way of a dump goes to `blockers`; what is collected is not all there is,
+/// then.
 ///
 /// # Errors
-/// [`Error::Blocked`] with everything that stands in the way; the tree is untouched.
+/// What ends the examination itself, as a task that vanished.
 pub fn collect(
     tree: &FrozenTree,
     options: &DumpOptions,
-    snapshots: bool,
-    ahead: &LookAhead,
-    here: Here,
+    before: Before<'_>,
     watch: &Watch,
     clock: &mut Clock,
+    blockers: &mut Blockers,
 ) -> Result<Collection> {
+    let Before {
+        ahead,
+        here,
+        snapshots,
+    } = before;
     let mut collector = Collector {
         snapshots,
         ahead,
@@ -139,7 +156,7 @@ pub fn collect(
         take_in_orphans: HashSet::new(),
         own: here.namespaces.clone(),
         deadline: watch.deadline(),
-        blockers: Vec::new(),
+        blockers,
         collection: Collection {
             tasks: Vec::with_capacity(tree.processes.len()),
             spaces: Vec::new(),
@@ -172,7 +189,7 @@ pub fn collect(
                 collector.gather(|this| this.examine(process, arrived, answered))?;
             }
             _ if process.is_zombie() => collector.zombie(process),
-            _ => {}
+            _ => collector.look_only(process)?,
         }
     }
     collector.gather(|this| {
@@ -192,11 +209,7 @@ pub fn collect(
     let notes = std::mem::take(&mut collector.collection.files.notes);
     collector.collection.notes.extend(notes);
     clock.stage("scan");
-    if collector.blockers.is_empty() {
-        Ok(collector.collection)
-    } else {
-        Err(Error::Blocked(collector.blockers))
-    }
+    Ok(collector.collection)
 }
 
 /// Bounds the memory that is mapped in a task for a moment.
@@ -216,7 +229,7 @@ struct Collector<'a> {
     take_in_orphans: HashSet<Pid>,
     own: OwnNamespaces,
     deadline: Instant,
-    blockers: Vec<Error>,
+    blockers: &'a mut Blockers,
     collection: Collection,
     /// The descriptor table of each process, by its place in the collection.
     table_of: HashMap<Pid, ObjectId>,
@@ -283,18 +296,8 @@ struct ArrivedThread {
 impl Collector<'_> {
     /// Runs a step; what it says against the dump is kept for the end.
     fn gather<T>(&mut self, step: impl FnOnce(&mut Self) -> Result<T>) -> Result<Option<T>> {
-        match step(self) {
-            Ok(value) => Ok(Some(value)),
-            Err(Error::Blocked(several)) => {
-                self.blockers.extend(several);
-                Ok(None)
-            }
-            Err(error @ Error::Unsupported { .. }) => {
-                self.blockers.push(error);
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
+        let outcome = step(self);
+        self.blockers.gather(outcome)
     }
 
     fn zombie(&mut self, process: &Process) {
@@ -356,8 +359,14 @@ impl Collector<'_> {
         for (stopped, told) in process.threads.iter().zip(told) {
             let tid = stopped.tid();
             let ThreadReading { status, comm } = told;
-            let mut capture = Capture::of(stopped, &memory)?;
-            capture.filters = seccomp::open(stopped, &status)?;
+            let captured = self.gather(|_| {
+                let mut capture = Capture::of(stopped, &memory)?;
+                capture.filters = seccomp::open(stopped, &status)?;
+                Ok(capture)
+            })?;
+            let Some(mut capture) = captured else {
+                continue;
+            };
             capture.settle_temporary_mask(status.signals_blocked);
             let private = if tid == leader {
                 None
@@ -370,6 +379,10 @@ impl Collector<'_> {
                 status,
                 private,
             });
+        }
+        if threads.len() < process.threads.len() {
+            // What stands in the way was said already.
+            return Err(Error::Blocked(Vec::new()));
         }
         // Asking does not pay where fdinfo has to be read anyway.
         let ahead = self.ahead.table(process.pid);
@@ -520,12 +533,12 @@ impl Collector<'_> {
                 });
             }
         }
-        self.filesystem(sightings.fs, leader, proc_dir, &living.status)?;
+        self.gather(|this| this.filesystem(sightings.fs, leader, proc_dir, &living.status))?;
         let known = KnownDescriptors {
             fds: (!has_other_fds).then_some(fds.as_slice()),
             close_on_exec: Some(close_on_exec.as_slice()),
         };
-        self.table(process, sightings.files, leader, proc_dir, known)?;
+        self.gather(|this| this.table(process, sightings.files, leader, proc_dir, known))?;
         let mut private_threads = Vec::new();
         for (arrived, thread) in threads.into_iter().zip(&living.threads) {
             let Some(sightings) = arrived.private else {
@@ -534,14 +547,9 @@ impl Collector<'_> {
             let tid = thread.capture.tid;
             let proc_dir = ProcDir::open_thread(process.pid, tid)?;
             private_threads.push((tid, sightings.ids()));
-            self.filesystem(sightings.fs, tid, &proc_dir, &thread.status)?;
-            self.table(
-                process,
-                sightings.files,
-                tid,
-                &proc_dir,
-                KnownDescriptors::default(),
-            )?;
+            self.gather(|this| this.filesystem(sightings.fs, tid, &proc_dir, &thread.status))?;
+            let known = KnownDescriptors::default();
+            self.gather(|this| this.table(process, sightings.files, tid, &proc_dir, known))?;
         }
         self.collection.tasks.push(CollectedTask {
             task: Task {
@@ -760,6 +768,7 @@ impl Collector<'_> {
     ) -> Result<AddressSpace> {
         let proc_dir = &process.proc_dir;
         let tid = process.pid.leader();
+        let exe = self.gather(|this| this.path(tid, proc_dir, "exe"))?;
         let mut flags_from_before = false;
         let smaps = match maps.flags {
             MappingFlags::Read(vmas) => vmas,
@@ -800,12 +809,65 @@ impl Collector<'_> {
             stack_pointer,
             snapshot,
             flags_from_before,
-            exe: files.path(tid, proc_dir, "exe", tree)?,
+            // What stands in the way of it was said already.
+            exe: exe.ok_or_else(|| Error::Blocked(Vec::new()))?,
             auxv: maps.auxv,
             pages: listed.pages,
             guards: listed.guards,
             vmas,
         })
+    }
+
+    /// The entry of a file that a task holds without a descriptor.
+    fn path(&mut self, tid: Tid, proc_dir: &ProcDir, link_name: &str) -> Result<ObjectId> {
+        let tree = &mut self.collection.identities.file;
+        self.collection.files.path(tid, proc_dir, link_name, tree)
+    }
+
+    /// Looks at a process that cannot be dumped for what else stands in the way, from outside
+    /// alone.
+    fn look_only(&mut self, process: &Process) -> Result<()> {
+        let (proc_dir, leader) = (&process.proc_dir, process.pid.leader());
+        if self.own.names_differ_in(proc_dir)? {
+            return Ok(());
+        }
+        let vmas = read_smaps(proc_dir)?;
+        let status = proc_dir.read("status")?;
+        let status = parse_status(&status).map_err(|e| e.at(proc_dir.path_of("status")))?;
+        let layout = &process.stat.layout;
+        let mapper = Mapper {
+            tid: leader,
+            proc_dir,
+            owner: (status.uids.effective, status.gids.effective),
+            residency: &[],
+        };
+        self.gather(|this| {
+            let (files, tree) = (
+                &mut this.collection.files,
+                &mut this.collection.identities.file,
+            );
+            memory::classify(leader, vmas, layout, layout.start_brk, &mut |vma| {
+                files.mapped(mapper, vma, tree)
+            })
+        })?;
+        for name in ["exe", "cwd", "root"] {
+            self.gather(|this| this.path(leader, proc_dir, name))?;
+        }
+        let owner = TableOwner {
+            tid: leader,
+            pid: process.pid,
+            proc_dir,
+            inherited: None,
+            fds: None,
+            close_on_exec: None,
+            locked: None,
+            ahead: None,
+        };
+        self.gather(|this| {
+            let tree = &mut this.collection.identities.file;
+            this.collection.files.table(owner, tree)
+        })?;
+        Ok(())
     }
 
     fn filesystem(
@@ -818,13 +880,14 @@ impl Collector<'_> {
         let Sighting::First(claim) = sighting else {
             return Ok(());
         };
-        let (files, tree) = (
-            &mut self.collection.files,
-            &mut self.collection.identities.file,
-        );
+        let cwd = self.gather(|this| this.path(holder, proc_dir, "cwd"))?;
+        let root = self.gather(|this| this.path(holder, proc_dir, "root"))?;
+        let (Some(cwd), Some(root)) = (cwd, root) else {
+            return Ok(());
+        };
         let object = Filesystem {
-            cwd: files.path(holder, proc_dir, "cwd", tree)?,
-            root: files.path(holder, proc_dir, "root", tree)?,
+            cwd,
+            root,
             umask: status.umask.unwrap_or(0),
         };
         self.collection.filesystems.push(Owned {

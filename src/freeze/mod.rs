@@ -5,20 +5,22 @@
 //! the tree is interrupted as a whole before any of it is waited for. A last look over the
 //! stopped tree confirms that nobody was missed.
 
+mod cgroup;
 mod examine;
 pub mod interrupted;
 mod stopped;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use tracing::debug;
+use tracing::{debug, warn};
 
+pub use cgroup::FreezerCgroup;
 pub use examine::examine;
 pub use stopped::{Seized, Stopped, wait};
 
-use crate::error::{Error, Result};
+use crate::error::{Blockers, Error, Result};
 use crate::ids::{Pid, Tid};
 use crate::proc::ProcDir;
 use crate::proc::children::parse_children;
@@ -54,11 +56,18 @@ impl Process {
     }
 }
 
-/// A process tree in which nothing runs. Dropping it lets every task go.
+/// A process tree in which nothing runs, if it is whole. Dropping it lets every task go.
 #[derive(Debug)]
 pub struct FrozenTree {
+    /// Goes first, so that what was found frozen does not run in between.
+    cgroup: Option<FreezerCgroup>,
+    blockers: Blockers,
     /// Root first, parents before their children.
     pub processes: Vec<Process>,
+    /// What stands still with the tree, being in its cgroup.
+    bystanders: Vec<Stopped>,
+    /// Bystanders that sit in the kernel and will stop when they leave it.
+    on_their_way: Vec<Seized>,
 }
 
 /// How the tasks of a tree go on after a dump.
@@ -73,6 +82,14 @@ pub enum After {
 }
 
 impl FrozenTree {
+    /// Tells once what could not be frozen, so that no dump is possible.
+    ///
+    /// # Errors
+    /// [`Error::Blocked`].
+    pub fn is_whole(&mut self) -> Result<()> {
+        std::mem::take(&mut self.blockers).none()
+    }
+
     /// The root process.
     #[must_use]
     pub fn root(&self) -> &Process {
@@ -88,9 +105,12 @@ impl FrozenTree {
     ///
     /// # Errors
     /// [`Error::NotReleased`] names every task that may still be stopped or alive.
-    pub fn end(self, after: After) -> Result<()> {
+    pub fn end(mut self, after: After) -> Result<()> {
         let mut kept = Vec::new();
         let mut cause = None;
+        if after != After::Kill {
+            drop(self.cgroup.take());
+        }
         if after != After::LeaveRunning {
             let signal = if after == After::Kill {
                 libc::SIGKILL
@@ -109,6 +129,13 @@ impl FrozenTree {
             }
         }
         let deadline = Instant::now() + Duration::from_secs(10);
+        for bystander in self.bystanders {
+            let tid = bystander.tid();
+            if let Err(error) = bystander.release() {
+                kept.push(tid);
+                cause.get_or_insert(error.to_string());
+            }
+        }
         for process in self.processes {
             // Leaders report their death only after the other threads have.
             for thread in process.threads.into_iter().rev() {
@@ -124,6 +151,7 @@ impl FrozenTree {
                 }
             }
         }
+        drop(self.on_their_way);
         match cause {
             None => Ok(()),
             Some(cause) => Err(Error::NotReleased { tids: kept, cause }),
@@ -131,20 +159,31 @@ impl FrozenTree {
     }
 }
 
-/// Stops a process and everything below it.
+/// Stops a process and everything below it, and everything in `cgroup`.
+///
+/// What cannot be frozen (a vfork in progress, a tracer, a zombie leader with living threads)
+/// [`FrozenTree::is_whole`] tells, so that all the rest can be looked at as well.
 ///
 /// # Errors
-/// [`Error::Unsupported`] for what cannot be frozen (a vfork in progress, a tracer, a zombie
-/// leader with living threads), [`Error::TimedOut`]; everything already stopped is let go.
-pub fn freeze(root: Pid, deadline: Instant) -> Result<FrozenTree> {
+/// [`Error::Blocked`] for the root itself, [`Error::TimedOut`]; everything already stopped is
+/// let go.
+pub fn freeze(root: Pid, deadline: Instant, cgroup: Option<FreezerCgroup>) -> Result<FrozenTree> {
     let mut freezer = Freezer {
+        cgroup,
         deadline,
         known: HashSet::new(),
+        seized: HashMap::new(),
+        blockers: Blockers::default(),
+        out_of_reach: Vec::new(),
         processes: Vec::new(),
     };
+    freezer.seize_cgroup()?;
     freezer.add_level(vec![(root, None)])?;
     match freezer.processes.first() {
-        None => return Err(Error::Vanished { tid: root.leader() }),
+        None => {
+            freezer.blockers.none()?;
+            return Err(Error::Vanished { tid: root.leader() });
+        }
         Some(process) if process.is_zombie() => {
             return Err(Error::unsupported(
                 root,
@@ -173,15 +212,30 @@ pub fn freeze(root: Pid, deadline: Instant) -> Result<FrozenTree> {
         freezer.add_level(children)?;
         level = end..freezer.processes.len();
     }
+    let (bystanders, on_their_way) = freezer.stop_bystanders()?;
     debug!("froze {} processes", freezer.processes.len());
     Ok(FrozenTree {
+        cgroup: freezer.cgroup,
+        blockers: freezer.blockers,
         processes: freezer.processes,
+        bystanders,
+        on_their_way,
     })
 }
 
+/// Long enough for any interruptible task, short enough to name a vfork at once.
+const PATIENCE: Duration = Duration::from_millis(20);
+
 struct Freezer {
+    /// Goes first, as in [`FrozenTree`].
+    cgroup: Option<FreezerCgroup>,
     deadline: Instant,
     known: HashSet<i32>,
+    /// Threads of a cgroup that were seized before it was known which process they belong to.
+    seized: HashMap<Tid, Seized>,
+    blockers: Blockers,
+    /// Processes that cannot be frozen; those below them can.
+    out_of_reach: Vec<(Pid, ProcDir)>,
     processes: Vec<Process>,
 }
 
@@ -196,6 +250,47 @@ struct Candidate {
 }
 
 impl Freezer {
+    /// Seizes every task of a cgroup while it is frozen, and thaws it.
+    fn seize_cgroup(&mut self) -> Result<()> {
+        let Some(cgroup) = &mut self.cgroup else {
+            return Ok(());
+        };
+        cgroup.freeze(self.deadline)?;
+        let tasks = cgroup.tasks();
+        for tid in tasks.as_ref().into_iter().flatten() {
+            // Why a task of the tree cannot be seized is found out when its turn comes.
+            if let Ok(seized) = Seized::interrupt(*tid) {
+                self.seized.insert(*tid, seized);
+            }
+        }
+        cgroup.thaw()?;
+        tasks.map(drop)
+    }
+
+    /// Waits for those of the cgroup that are not in the tree.
+    ///
+    /// One that does not stop sits in the kernel, as in vfork for a child that stands still:
+    /// it runs into its stop should it get out.
+    fn stop_bystanders(&mut self) -> Result<(Vec<Stopped>, Vec<Seized>)> {
+        let (mut stopped, mut on_their_way) = (Vec::new(), Vec::new());
+        if !self.seized.is_empty() {
+            let tids: Vec<String> = self.seized.keys().map(ToString::to_string).collect();
+            warn!(
+                "in the cgroup, but not in the tree, and standing still with it: {}",
+                tids.join(", ")
+            );
+        }
+        for seized in std::mem::take(&mut self.seized).into_values() {
+            match seized.stopped((Instant::now() + PATIENCE).min(self.deadline)) {
+                Ok(Ok(bystander)) => stopped.push(bystander),
+                Ok(Err(seized)) => on_their_way.push(seized),
+                Err(Error::Vanished { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((stopped, on_their_way))
+    }
+
     /// Stops the given processes with all their threads and appends them to the tree.
     fn add_level(&mut self, processes: Vec<(Pid, Option<Pid>)>) -> Result<()> {
         let own = std::process::id();
@@ -220,37 +315,52 @@ impl Freezer {
                 stopped: Vec::new(),
                 zombie: false,
             };
-            if candidate.seize_threads()? {
-                candidates.push(candidate);
+            let outcome = candidate.seize_threads(&mut self.seized);
+            match self.blockers.gather(outcome)? {
+                Some(true) => candidates.push(candidate),
+                Some(false) => {}
+                None => self.give_up(pid),
             }
         }
-        for candidate in &mut candidates {
-            loop {
-                let running = std::mem::take(&mut candidate.running);
-                for seized in running {
-                    if let Some(stopped) = self.stop(candidate, seized)? {
-                        candidate.stopped.push(stopped);
-                    }
-                }
-                candidate.seize_threads()?;
-                if candidate.running.is_empty() {
-                    break;
-                }
+        for mut candidate in candidates {
+            let pid = candidate.pid;
+            let outcome = self.stop_all(&mut candidate);
+            let outcome = outcome.and_then(|()| candidate.into_process());
+            match self.blockers.gather(outcome)? {
+                Some(process) => self.processes.extend(process),
+                None => self.give_up(pid),
             }
-        }
-        for candidate in candidates {
-            self.processes.extend(candidate.into_process()?);
         }
         Ok(())
     }
 
+    /// Waits for every thread of a process, and for those it has started meanwhile.
+    fn stop_all(&mut self, candidate: &mut Candidate) -> Result<()> {
+        loop {
+            let running = std::mem::take(&mut candidate.running);
+            for seized in running {
+                if let Some(stopped) = self.stop(candidate, seized)? {
+                    candidate.stopped.push(stopped);
+                }
+            }
+            candidate.seize_threads(&mut self.seized)?;
+            if candidate.running.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Remembers a process that cannot be frozen.
+    fn give_up(&mut self, pid: Pid) {
+        let proc_dir = ProcDir::open(pid).ok();
+        self.out_of_reach.extend(proc_dir.map(|dir| (pid, dir)));
+    }
+
     fn stop(&self, candidate: &Candidate, seized: Seized) -> Result<Option<Stopped>> {
-        // Long enough for any interruptible task, short enough to name a vfork at once.
-        let patience = Duration::from_millis(20);
         let mut seized = seized;
         loop {
             let tid = seized.tid();
-            let look = (Instant::now() + patience).min(self.deadline);
+            let look = (Instant::now() + PATIENCE).min(self.deadline);
             seized = match seized.stopped(look) {
                 Ok(Ok(stopped)) => return Ok(Some(stopped)),
                 Err(Error::Vanished { .. }) => return Ok(None),
@@ -279,18 +389,25 @@ impl Freezer {
     /// Children of some processes that are not part of the tree yet.
     fn unknown_children(&self, range: std::ops::Range<usize>) -> Result<Vec<(Pid, Option<Pid>)>> {
         let mut found = Vec::new();
+        let mut look = |pid: Pid, text: &[u8]| -> Result<()> {
+            let children =
+                parse_children(text).map_err(|e| e.at(format!("/proc/{pid}/task/.../children")))?;
+            let unknown = children
+                .into_iter()
+                .filter(|child| !self.known.contains(&child.0));
+            found.extend(unknown.map(|child| (child, Some(pid))));
+            Ok(())
+        };
         for process in &self.processes[range] {
             for thread in &process.threads {
-                let text = process
-                    .proc_dir
-                    .read(&format!("task/{}/children", thread.tid()))?;
-                for child in
-                    parse_children(&text).map_err(|e| e.at(process.proc_dir.path_of("children")))?
-                {
-                    if !self.known.contains(&child.0) {
-                        found.push((child, Some(process.pid)));
-                    }
-                }
+                let name = format!("task/{}/children", thread.tid());
+                look(process.pid, &process.proc_dir.read(&name)?)?;
+            }
+        }
+        for (pid, proc_dir) in &self.out_of_reach {
+            for thread in proc_dir.numbers("task").unwrap_or_default() {
+                let text = proc_dir.read(&format!("task/{thread}/children"));
+                look(*pid, &text.unwrap_or_default())?;
             }
         }
         Ok(found)
@@ -299,7 +416,9 @@ impl Freezer {
 
 impl Candidate {
     /// Seizes and interrupts every thread that is not yet ours; false when the process is gone.
-    fn seize_threads(&mut self) -> Result<bool> {
+    ///
+    /// Those of `seized` were seized before.
+    fn seize_threads(&mut self, seized: &mut HashMap<Tid, Seized>) -> Result<bool> {
         let known: HashSet<i32> = self
             .running
             .iter()
@@ -311,7 +430,10 @@ impl Candidate {
             return Ok(false);
         };
         for tid in tids.into_iter().filter(|tid| !known.contains(tid)).map(Tid) {
-            match Seized::interrupt(tid) {
+            let known = seized
+                .remove(&tid)
+                .map_or_else(|| Seized::interrupt(tid), Ok);
+            match known {
                 Ok(seized) => self.running.push(seized),
                 Err(Error::Vanished { .. }) => {}
                 Err(Error::Syscall {

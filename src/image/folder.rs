@@ -228,6 +228,12 @@ impl ImageFolder {
         Error::Image { op, path, source }
     }
 
+    /// The folder itself, where images are in place only after the commit.
+    #[must_use]
+    pub fn dir(&self) -> BorrowedFd<'_> {
+        self.folder.dir.as_fd()
+    }
+
     /// Starts an image.
     ///
     /// # Errors

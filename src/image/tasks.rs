@@ -196,11 +196,6 @@ fn registers(r: &Registers) -> proto::UserX86RegsEntry {
 
 /// Cuts the XSAVE area into the fields of the image.
 fn fpregs(capture: &Capture) -> Result<proto::UserX86FpregsEntry> {
-    const SAVED: [u32; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
-    const PKRU: u32 = 9;
-    const AMX_TILE_DATA: u32 = 18;
-    /// Supervisor and housekeeping states that hold nothing a program would miss.
-    const HARMLESS: u64 = 1 << 8 | 1 << 10 | 1 << 17;
     let area = capture.xstate.as_slice();
     let short = || {
         Error::unsupported(
@@ -209,30 +204,10 @@ fn fpregs(capture: &Capture) -> Result<proto::UserX86FpregsEntry> {
             "update dedump",
         )
     };
-    if area.len() < xstate::HEADER_OFFSET + 8 {
-        return Err(short());
-    }
+    let present = xstate::present(area).ok_or_else(short)?;
     let word16 = |at: usize| u32::from(u16::from_le_bytes([area[at], area[at + 1]]));
     let word32 = |at: usize| le32(&area[at..at + 4]);
     let word64 = |at: usize| le64(&area[at..at + 8]);
-    let present = word64(xstate::HEADER_OFFSET);
-
-    let known = SAVED
-        .iter()
-        .chain(&[PKRU])
-        .fold(0, |bits, component| bits | 1_u64 << component);
-    if present & !known & !HARMLESS != 0 {
-        let what = if present & 1 << AMX_TILE_DATA == 0 {
-            "CPU state of an unknown kind"
-        } else {
-            "AMX tile registers in use"
-        };
-        return Err(Error::unsupported(
-            capture.tid,
-            what,
-            "the image format has no place for it",
-        ));
-    }
     // What is in its initial state may hold anything: the image wants zeros.
     let component = |number: u32| -> Result<Option<Vec<u8>>> {
         let Some(place) = xstate::component(number) else {
@@ -274,14 +249,14 @@ fn fpregs(capture: &Capture) -> Result<proto::UserX86FpregsEntry> {
         xmm_space: area[160..416].chunks_exact(4).map(le32).collect(),
         padding: Vec::new(),
         xsave: Some(proto::UserX86XsaveEntry {
-            xstate_bv: present & known,
+            xstate_bv: present & xstate::kept(),
             ymmh_space: words32(component(2)?),
             bndreg_state: words64(component(3)?),
             bndcsr_state: words64(component(4)?),
             opmask_reg: words64(component(5)?),
             zmm_upper: words64(component(6)?),
             hi16_zmm: words64(component(7)?),
-            pkru: words32(component(PKRU)?),
+            pkru: words32(component(xstate::PKRU)?),
             cet: None,
         }),
     })

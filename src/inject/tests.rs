@@ -51,7 +51,7 @@ fn soon() -> Instant {
 }
 
 fn ask(pid: Pid) -> (u64, u64) {
-    let tree = freeze(pid, soon()).expect("frozen");
+    let tree = freeze(pid, soon(), None).expect("frozen");
     let process = tree.root();
     let memory = TaskMemory::open(&process.proc_dir, pid.leader()).expect("memory");
     let mappings = parse_maps(&process.proc_dir.read("maps").expect("maps")).expect("parsed");

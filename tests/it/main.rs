@@ -4,10 +4,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod asking;
+mod coverage;
 mod disks;
 mod fixtures;
 mod guest;
 mod mutations;
+mod options;
 mod oracle;
 mod outside;
 mod pages;

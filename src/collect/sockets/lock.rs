@@ -72,7 +72,7 @@ impl Lock {
     ///
     /// # Errors
     /// [`Error::Refused`] when there is nothing that could lock.
-    pub(super) fn choose(wanted: Option<NetworkLock>) -> Result<Self> {
+    pub fn choose(wanted: Option<NetworkLock>) -> Result<Self> {
         let nftables = || Self::Nftables { run_id: run_id() };
         match wanted {
             Some(NetworkLock::Skip) => Ok(Self::None),
