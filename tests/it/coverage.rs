@@ -152,9 +152,6 @@ fn every_row_names_tests_that_exist_and_fit_its_verdict() {
 #[test]
 fn every_scenario_is_in_a_row() {
     let rows = rows();
-    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/guests/scenarios");
-    let output = Command::new(program).output().unwrap();
-    let scenarios = String::from_utf8(output.stdout).unwrap();
     let tests = tests();
     let is_told = |test: &str| {
         let patterns = rows.iter().flat_map(|row| &row.tests);
@@ -162,18 +159,6 @@ fn every_scenario_is_in_a_row() {
             .into_iter()
             .any(|pattern| stands_for(pattern, test))
     };
-    let untested: Vec<&str> = scenarios
-        .lines()
-        .filter(|name| {
-            !tests
-                .iter()
-                .any(|test| test.ends_with(&format!("::{name}")))
-        })
-        .collect();
-    assert!(
-        untested.is_empty(),
-        "scenarios without a test: {untested:?}"
-    );
     let untold: Vec<&String> = tests
         .iter()
         .filter(|test| test.starts_with("scenarios::") && !is_told(test))

@@ -95,11 +95,6 @@ impl Guest {
         self.wait_until(&format!("{count} lines with {text:?}"), enough);
     }
 
-    /// Waits until a process is gone that somebody else reaps.
-    pub(crate) fn wait_until_gone(&self, pid: i32) {
-        self.wait_until(&format!("end of {pid}"), || session_of(pid).is_none());
-    }
-
     /// Waits until the output has grown by some lines.
     pub(crate) fn goes_on(&self) {
         let before = self.output().lines().count();

@@ -685,6 +685,8 @@ impl Files {
         if self.is_external(External::File { mount, inode }) {
             regular.path = PathBuf::from(format!("file[{mount:x}:{inode:x}]"));
             regular.is_external = true;
+            // What restore puts there instead may be of any size.
+            regular.size_bytes = None;
             return Ok(regular);
         }
         if stat.st_dev == self.proc_device {
