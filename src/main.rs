@@ -290,7 +290,9 @@ fn remedy(failure: &Error) -> Option<&'static str> {
         Error::Syscall {
             errno: Errno::EPERM | Errno::EACCES,
             ..
-        } => Some("run dedump as root, or with CAP_SYS_PTRACE and CAP_CHECKPOINT_RESTORE"),
+        } => Some(
+            "run dedump as root, or with CAP_SYS_PTRACE, CAP_DAC_OVERRIDE and CAP_CHECKPOINT_RESTORE",
+        ),
         Error::Syscall {
             errno: Errno::ESRCH,
             target: Target::Process(_),

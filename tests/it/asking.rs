@@ -156,7 +156,7 @@ fn what_the_system_allows_is_told_feature_by_feature() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let program = dir.path().join("dedump");
-    std::fs::copy(env!("CARGO_BIN_EXE_dedump"), &program).unwrap();
+    crate::guest::copy_program(env!("CARGO_BIN_EXE_dedump").as_ref(), &program);
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
     let told = run(Command::new("setpriv")
         .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"])

@@ -249,7 +249,7 @@ fn a_program_with_rights_of_its_file_refuses_to_work() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
     let copy = dir.path().join("dedump");
-    std::fs::copy(env!("CARGO_BIN_EXE_dedump"), &copy).unwrap();
+    crate::guest::copy_program(env!("CARGO_BIN_EXE_dedump").as_ref(), &copy);
     std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o4755)).unwrap();
     let (_dir, images) = images();
     let mut command = Command::new("setpriv");

@@ -168,6 +168,13 @@ impl Guest {
     }
 }
 
+/// Copies a program that is to be started: by cp(1), since a file that we had open for writing
+/// ourselves may be so still in a process that another test has just forked.
+pub(crate) fn copy_program(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg(from).arg(to).status().unwrap();
+    assert!(status.success(), "{}", to.display());
+}
+
 /// The command in a session of its own: a spawned child leads no group yet, so that
 /// setsid(1) needs no fork and keeps the pid.
 fn in_own_session(command: &Command) -> Command {

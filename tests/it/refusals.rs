@@ -166,7 +166,7 @@ fn without_permission() {
     // An ordinary user must reach both the program and a folder to write to.
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
     let program = dir.path().join("dedump");
-    std::fs::copy(env!("CARGO_BIN_EXE_dedump"), &program).unwrap();
+    crate::guest::copy_program(env!("CARGO_BIN_EXE_dedump").as_ref(), &program);
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
     let images = dir.path().join("images");
     let output = run(Command::new("setpriv")

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
-use crate::guest::run;
+use crate::guest::{copy_program, run};
 
 /// Its name, which is also that of its group.
 pub(crate) const NAME: &str = "dedump-test";
@@ -44,7 +44,7 @@ impl UsersDedump {
         let everybodys = std::fs::Permissions::from_mode(0o777);
         std::fs::set_permissions(dir.path(), everybodys.clone()).unwrap();
         let program = dir.path().join("dedump");
-        std::fs::copy(env!("CARGO_BIN_EXE_dedump"), &program).unwrap();
+        copy_program(Path::new(env!("CARGO_BIN_EXE_dedump")), &program);
         std::fs::set_permissions(&program, everybodys).unwrap();
         Self { dir, capabilities }
     }
@@ -68,6 +68,6 @@ pub(crate) fn reachable(guest: &str, dir: &Path) -> PathBuf {
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/guests");
     let copy = dir.join(guest);
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o777)).unwrap();
-    std::fs::copy(built.join(guest), &copy).unwrap();
+    copy_program(&built.join(guest), &copy);
     copy
 }

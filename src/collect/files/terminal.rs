@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -355,7 +356,7 @@ impl Ends<'_> {
                 .at("dup", "a pseudo terminal")?,
         );
         let quiet = Quiet::from(self, &slave)?;
-        let taken = self.take(&master, &slave, at_slave > 0, &quiet);
+        let taken = self.take(&master, &slave, at_slave, &quiet);
         quiet.end()?;
         let (to_master, to_slave) = taken?;
         let mut sent = Vec::with_capacity(to_master.len());
@@ -368,16 +369,19 @@ impl Ends<'_> {
         Ok((sent, to_slave))
     }
 
-    /// Takes out what waits on either side, and puts it back.
+    /// Takes out what waits on either side, `at_slave` bytes of it for a reader of the slave,
+    /// and puts it back.
     fn take(
         &self,
         master: &File,
         slave: &File,
-        has_input: bool,
+        at_slave: u32,
         quiet: &Quiet<'_>,
     ) -> Result<(Vec<u8>, Vec<u8>)> {
+        /// The kernel passes it on at once, if it is not very busy.
+        const LONGEST_WAY: Duration = Duration::from_secs(2);
         let mut to_slave = Vec::new();
-        if has_input {
+        if at_slave > 0 {
             // Also the line that is not finished, behind which the rest would else be put.
             quiet.set(false)?;
             to_slave = self.drain(slave)?;
@@ -390,6 +394,11 @@ impl Ends<'_> {
         (&*master)
             .write_all(&to_slave)
             .at("write", "a pseudo terminal")?;
+        // It must have arrived before the settings change: they say whether it is echoed.
+        let end = Instant::now() + LONGEST_WAY;
+        while self.count(slave.as_fd())? < at_slave && Instant::now() < end {
+            std::thread::yield_now();
+        }
         Ok((to_master, to_slave))
     }
 

@@ -33,9 +33,11 @@ fn file_that_restore_is_given() {
     assert!(output.status.success());
     let pid = guest.pid();
     guest.reap(&[pid]);
+    let mode = std::fs::metadata(&file).unwrap().permissions();
     std::fs::remove_file(&file).unwrap();
     let other = guest.dir.path().join("other");
     std::fs::write(&other, "another one").unwrap();
+    std::fs::set_permissions(&other, mode).unwrap();
     // The shell opens it for criu.
     let script = format!(
         "exec {}/criu restore --no-default-config --restore-detached -v4 -o restore.log -D {} \
