@@ -112,11 +112,11 @@ pub(super) struct DumpArgs {
     #[arg(long)]
     link_remap: bool,
 
-    /// Keep deleted files up to SIZE bytes on disk; K, M, G are known
+    /// Keep deleted files up to SIZE bytes; K, M, G are known
     #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = size)]
     ghost_limit: u64,
 
-    /// Restore is given RES from outside: file[MNT:INO], tty[RDEV:DEV], unix[INO], …
+    /// RES is given to restore: file[MNT:INO], tty[RDEV:DEV], unix[INO]
     #[arg(long, value_name = "RES", value_parser = resource)]
     external: Vec<Resource>,
 
