@@ -18,4 +18,5 @@ mod scenarios;
 mod sharing;
 mod snapshots;
 mod sockets;
+mod verdicts;
 mod verify;
