@@ -113,6 +113,13 @@ impl Guest {
 
     /// The pids below the root that are in sessions of their own.
     pub(crate) fn other_sessions(&self) -> Vec<i32> {
+        let mut found = self.whole_tree();
+        found.retain(|pid| session_of(*pid) != Some(self.pid));
+        found
+    }
+
+    /// The pids of the session and of all processes below it.
+    pub(crate) fn whole_tree(&self) -> Vec<i32> {
         let mut found = session(self.pid);
         let mut index = 0;
         while let Some(pid) = found.get(index).copied() {
@@ -130,7 +137,6 @@ impl Guest {
             }
             index += 1;
         }
-        found.retain(|pid| session_of(*pid) != Some(self.pid));
         found
     }
 

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod disks;
+mod faults;
 mod fixtures;
 mod guest;
 mod mutations;

@@ -103,12 +103,12 @@ time.sleep(1000)
 /// Held by tests that look at the packet filters of the machine.
 static NETWORK: Mutex<()> = Mutex::new(());
 
-fn network() -> MutexGuard<'static, ()> {
+pub(crate) fn network() -> MutexGuard<'static, ()> {
     NETWORK.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The rules that lock connections, as every packet filter of the machine shows them.
-fn locks() -> String {
+pub(crate) fn locks() -> String {
     let output = Command::new("nft")
         .args(["list", "ruleset"])
         .output()
