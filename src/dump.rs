@@ -69,7 +69,7 @@ pub fn run(options: &DumpOptions) -> Result<()> {
     let room = runs_on
         .then(|| Room::make(folder.nameless_file()?))
         .transpose()?;
-    let here = Here::look()?;
+    let here = Here::look(&options.cgroups)?;
     clock.stage("look ahead");
 
     clock.freeze();
@@ -303,7 +303,7 @@ fn refuse_unrestorable(notes: &[crate::collect::notes::Note], options: &DumpOpti
     for note in notes {
         warn!("{note}");
     }
-    match notes.first() {
+    match notes.iter().find(|note| note.kind.spoils()) {
         Some(note) if options.after == After::Kill && !options.allow_unrestorable => Err(Error::Refused {
             target: options.tree.into(),
             what: format!("the tree would be killed, and {note}"),

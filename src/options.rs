@@ -50,6 +50,8 @@ pub struct DumpOptions {
     pub display_stats: bool,
     /// What is done about sockets that reach out of the tree.
     pub sockets: SocketChoices,
+    /// What is recorded of cgroups.
+    pub cgroups: CgroupChoices,
     /// Whether long stages may draw a bar on standard error, if that is a terminal.
     pub progress: bool,
 }
@@ -74,6 +76,7 @@ impl DumpOptions {
             sync: false,
             display_stats: false,
             sockets: SocketChoices::default(),
+            cgroups: CgroupChoices::default(),
             progress: false,
         }
     }
@@ -102,6 +105,50 @@ impl SocketChoices {
     #[must_use]
     pub fn dumps_connections(&self) -> bool {
         self.tcp_established || self.tcp_close
+    }
+}
+
+/// What is recorded of cgroups. Hierarchies are named as in `/proc/PID/cgroup`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CgroupChoices {
+    /// Whether a tree in other cgroups than the dumper's is restored into those.
+    pub record: bool,
+    /// Below which cgroup those to be made again are, in one hierarchy, or in all; by default
+    /// where the tasks are.
+    pub roots: Vec<(Option<Vec<u8>>, Vec<u8>)>,
+    /// The only hierarchies that are recorded; all if there are none.
+    pub only: Vec<Vec<u8>>,
+    /// Settings that are recorded besides those that criu records, in criu's notation.
+    pub settings: Option<String>,
+    /// A file with more such settings.
+    pub settings_file: Option<PathBuf>,
+    /// A folder in which all hierarchies are mounted, each under its name.
+    pub yard: Option<PathBuf>,
+}
+
+impl Default for CgroupChoices {
+    fn default() -> Self {
+        Self {
+            record: true,
+            roots: Vec::new(),
+            only: Vec::new(),
+            settings: None,
+            settings_file: None,
+            yard: None,
+        }
+    }
+}
+
+impl CgroupChoices {
+    /// The root that was given for a hierarchy; the last one given counts.
+    #[must_use]
+    pub fn root_of(&self, hierarchy: &[u8]) -> Option<&[u8]> {
+        let given_for = |wanted: Option<&[u8]>| {
+            let mut roots = self.roots.iter().rev();
+            roots.find(|(of, _)| of.as_deref() == wanted)
+        };
+        let given = given_for(Some(hierarchy)).or_else(|| given_for(None));
+        given.map(|(_, path)| path.as_slice())
     }
 }
 

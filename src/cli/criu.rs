@@ -64,7 +64,6 @@ const fn both(short: u8, long: &'static str, value: Value, fate: Fate) -> Opt {
     }
 }
 
-const CGROUPS: Fate = Later("cgroups are not recorded");
 const CGROUP_FREEZER: Fate = Later("every task is stopped by ptrace alone");
 const CONFIG: Fate = Later("no configuration file is read; give its options on the command line");
 const EXTERNAL: Fate = Later("a resource outside the tree is never left out");
@@ -92,6 +91,12 @@ pub(super) const OPTIONS: &[Opt] = &[
     long("skip-in-flight", Switch, Taken),
     long("network-lock", Required, Taken),
     long("timeout", Required, Taken),
+    long("manage-cgroups", Optional, Taken),
+    long("cgroup-root", Required, Taken),
+    long("cgroup-props", Required, Taken),
+    long("cgroup-props-file", Required, Taken),
+    long("cgroup-dump-controller", Required, Taken),
+    long("cgroup-yard", Required, Taken),
     long("prev-images-dir", Required, Taken),
     long("display-stats", Switch, Taken),
     long("no-default-config", Never, Taken),
@@ -136,11 +141,6 @@ pub(super) const OPTIONS: &[Opt] = &[
         Switch,
         Later("pages are never removed from an earlier dump"),
     ),
-    long("cgroup-dump-controller", Required, CGROUPS),
-    long("cgroup-props", Required, CGROUPS),
-    long("cgroup-props-file", Required, CGROUPS),
-    long("cgroup-root", Required, CGROUPS),
-    long("cgroup-yard", Required, CGROUPS),
     long(
         "close",
         Required,
@@ -197,7 +197,6 @@ pub(super) const OPTIONS: &[Opt] = &[
         Required,
         Later("security profiles are not changed"),
     ),
-    long("manage-cgroups", Optional, CGROUPS),
     long("page-server", Switch, PAGES_AWAY),
     long(
         "pidfile",

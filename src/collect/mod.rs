@@ -1,7 +1,10 @@
 //! Reading the resources of a frozen tree, each once.
 
+pub mod cgroups;
+pub mod clocks;
 pub mod files;
 pub mod here;
+pub mod lost;
 pub mod memory;
 pub mod namespaces;
 pub mod notes;

@@ -11,11 +11,14 @@ use std::time::Instant;
 use nix::errno::Errno;
 use tracing::warn;
 
+use super::cgroups::{CgroupSets, Cgroups};
+use super::clocks::Clocks;
 use super::files::{DescriptorTable, Files, TableOwner, count_descriptors, descriptors};
 use super::here::Here;
+use super::lost::{self, Inheritance};
 use super::memory::{self, AddressSpace};
 use super::namespaces::OwnNamespaces;
-use super::notes::{Note, NoteKind};
+use super::notes::{self, Note, NoteKind};
 use super::reading::{
     MappingFlags, Reading, ThreadReading, fs_looks, read_all, read_one, read_smaps,
 };
@@ -97,6 +100,10 @@ pub struct Collection {
     pub filesystems: Vec<Owned<Filesystem>>,
     /// Open files, each once, and what goes with them.
     pub files: Files,
+    /// In which cgroups they are, if not all in the dumper's.
+    pub cgroups: Option<Cgroups>,
+    /// The clocks that they see; `None` where the kernel has one time for all.
+    pub clocks: Option<Clocks>,
     /// What today's restorers cannot bring back as it was.
     pub notes: Vec<Note>,
     /// The trees, for their counters.
@@ -123,6 +130,9 @@ pub fn collect(
         locked: ahead.uses_duplicates().then(LockedInodes::read).flatten(),
         take_in_orphans: HashSet::new(),
         own: here.namespaces,
+        inheritance: here.inheritance,
+        cgroups: here.cgroups,
+        time_namespace: None,
         deadline,
         blockers: Vec::new(),
         collection: Collection {
@@ -131,6 +141,8 @@ pub fn collect(
             tables: Vec::new(),
             filesystems: Vec::new(),
             files: Files::new(sockets, here.shmem_device),
+            cgroups: None,
+            clocks: None,
             notes: Vec::new(),
             identities: Identities::new(),
         },
@@ -156,10 +168,15 @@ pub fn collect(
             _ => {}
         }
     }
+    for (kind, tids) in lost::sessions(&tree.processes) {
+        collector.note(kind, tids);
+    }
     collector.gather(|this| {
         let tree = &mut this.collection.identities.file;
         this.collection.files.complete_sockets(tree)
     })?;
+    collector.collection.cgroups = collector.gather(|this| this.cgroups.finish())?.flatten();
+    collector.collection.clocks = Clocks::of(&tree.root().proc_dir)?;
     clock.stage("scan");
     if collector.blockers.is_empty() {
         Ok(collector.collection)
@@ -184,6 +201,10 @@ struct Collector<'a> {
     /// Processes that become the parents of their descendants' orphans.
     take_in_orphans: HashSet<Pid>,
     own: OwnNamespaces,
+    inheritance: Inheritance,
+    cgroups: CgroupSets,
+    /// That of the root.
+    time_namespace: Option<u64>,
     deadline: Instant,
     blockers: Vec<Error>,
     collection: Collection,
@@ -240,6 +261,7 @@ struct Maps {
 
 struct ArrivedThread {
     capture: Capture,
+    cgroup_set: u32,
     comm: Vec<u8>,
     status: Status,
     /// What the thread holds, where that is not what its leader holds.
@@ -264,12 +286,16 @@ impl Collector<'_> {
     }
 
     fn zombie(&mut self, process: &Process) {
+        let task = Task {
+            pid: process.pid,
+            stat: process.stat.clone(),
+            living: None,
+        };
+        if let Some((kind, tids)) = lost::lost_by_zombie(&task) {
+            self.note(kind, tids);
+        }
         self.collection.tasks.push(CollectedTask {
-            task: Task {
-                pid: process.pid,
-                stat: process.stat.clone(),
-                living: None,
-            },
+            task,
             parent: process.parent,
             holdings: None,
         });
@@ -288,6 +314,7 @@ impl Collector<'_> {
             reading.flags = MappingFlags::Later;
         }
         let Reading {
+            time_namespace,
             memory,
             mappings,
             flags,
@@ -295,6 +322,15 @@ impl Collector<'_> {
             descriptors: count,
             threads: told,
         } = reading;
+        if process.parent.is_none() {
+            self.time_namespace = time_namespace;
+        } else if time_namespace != self.time_namespace {
+            return Err(Error::unsupported(
+                process.pid,
+                "a process in another time namespace than the root of the tree",
+                "the image format has no place for it",
+            ));
+        }
         let Some(leader_status) = told.first().map(|told| &told.status) else {
             return Err(Error::Vanished { tid: leader });
         };
@@ -321,7 +357,12 @@ impl Collector<'_> {
         let mut threads = Vec::with_capacity(process.threads.len());
         for (stopped, told) in process.threads.iter().zip(told) {
             let tid = stopped.tid();
-            let ThreadReading { status, comm } = told;
+            let ThreadReading {
+                status,
+                comm,
+                cgroups,
+            } = told;
+            let cgroup_set = self.cgroups.set_of(tid, &cgroups)?;
             let mut capture = Capture::of(stopped, &memory)?;
             capture.filters = seccomp::open(stopped, &status)?;
             capture.settle_temporary_mask(status.signals_blocked);
@@ -331,6 +372,7 @@ impl Collector<'_> {
                 self.private_things(process, tid, &status, ids)?
             };
             threads.push(ArrivedThread {
+                cgroup_set,
                 capture,
                 comm,
                 status,
@@ -438,7 +480,7 @@ impl Collector<'_> {
     }
 
     fn note(&mut self, kind: NoteKind, tids: Vec<Tid>) {
-        self.collection.notes.push(Note { kind, tids });
+        notes::add(&mut self.collection.notes, kind, tids);
     }
 
     /// Third pass: reads what a process was the first to show.
@@ -483,6 +525,9 @@ impl Collector<'_> {
                     object,
                 });
             }
+        }
+        for (kind, tids) in self.inheritance.lost_by(process, &living)? {
+            self.note(kind, tids);
         }
         self.filesystem(sightings.fs, leader, proc_dir, &living.status)?;
         let known = KnownDescriptors {
@@ -657,6 +702,7 @@ impl Collector<'_> {
                 known.capture.clone(),
                 known.comm.clone(),
                 known.status.clone(),
+                known.cgroup_set,
                 questions,
                 answers,
             )?);

@@ -265,18 +265,37 @@ static void starts_one_in_its_session_and_ends(void) {
     if (child == 0) {
         CHECK(getsid(0) == own);
         checks_its_place();
+        dprintf(1, "in its session\n");
         _exit(0);
     }
     _exit(0);
 }
 
+/* The session is kept. What criu does not keep, and dedump tells, is whose child it is. */
 SCENARIO(session_whose_leader_is_gone) {
     TRY(prctl(PR_SET_CHILD_SUBREAPER, 1));
     pid_t leader = start_child(starts_one_in_its_session_and_ends);
     reap_child(leader);
     be_dumped();
+    while (!strstr(slurp("output"), "in its session")) usleep(2000);
+    if (wait(NULL) == -1) CHECK(errno == ECHILD);
+}
+
+static void has_an_orphan_of_another_session(void) {
+    TRY(prctl(PR_SET_CHILD_SUBREAPER, 1));
+    int tell = dup(set_pipe[1]);
+    pid_t leader = start_child(starts_one_in_its_session_and_ends);
+    reap_child(leader);
+    set_pipe[1] = tell;
+    child_is_set();
     int status;
     CHECK(wait(&status) > 0 && status == 0);
+}
+
+SCENARIO(session_that_no_ancestor_leads) {
+    pid_t pid = start_child(has_an_orphan_of_another_session);
+    be_dumped();
+    reap_child(pid);
 }
 
 static void subreaper_in_the_middle(void) {

@@ -42,6 +42,16 @@ macro_rules! refused {
     )*};
 }
 
+/// Tests that a scenario is restored, and that the dump tells with these words what is lost.
+macro_rules! noted {
+    ($($name:ident, says [$($word:literal),*];)*) => {$(
+        #[test]
+        fn $name() {
+            $crate::scenarios::noted(stringify!($name), &[$($word),*]);
+        }
+    )*};
+}
+
 // Behind the macros, which they use.
 mod files;
 mod memory;
@@ -69,11 +79,26 @@ pub(crate) fn check(guest: &Guest) {
 
 pub(crate) fn restored(name: &str, for_dump: &[&str], for_restore: &[&str]) {
     let Some(guest) = start(name) else { return };
-    let (_dir, images) = images();
-    let arguments = [for_dump, &["--leave-running"]].concat();
-    let output = run(&mut dedump(guest.pid(), &images, &arguments));
-    assert!(output.status.success(), "a dump that lets {name} run on");
+    first_dump(&guest, for_dump);
     check_restored(guest, Release::Criu42, for_dump, for_restore);
+}
+
+/// A dump of a scenario that runs on; what was said.
+fn first_dump(guest: &Guest, arguments: &[&str]) -> String {
+    let (_dir, images) = images();
+    let arguments = [arguments, &["--leave-running"]].concat();
+    let output = run(&mut dedump(guest.pid(), &images, &arguments));
+    assert!(output.status.success(), "a dump that lets it run on");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+pub(crate) fn noted(name: &str, words: &[&str]) {
+    let Some(guest) = start(name) else { return };
+    let said = first_dump(&guest, &[]);
+    for word in words {
+        assert!(said.contains(word), "{name}: no {word:?} in {said}");
+    }
+    check_restored(guest, Release::Criu42, &[], &[]);
 }
 
 pub(crate) fn refused(name: &str, for_dump: &[&str], words: &[&str]) {
