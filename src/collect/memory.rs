@@ -9,7 +9,7 @@ use std::ops::Range;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
-use super::files::{ANON_HUGEPAGE, SYSTEM_V, SYSTEM_V_MEMORY, SYSTEM_V_REMEDY};
+use super::files::{ANON_HUGEPAGE, SYSTEM_V};
 use crate::error::{Error, Result, ResultExt};
 use crate::hold::Snapshot;
 use crate::ids::{ObjectId, Tid};
@@ -390,11 +390,8 @@ fn backing(
     if smap.flags.contains(VmFlag::Droppable) {
         return Ok(Backing::Droppable);
     }
-    if mapping.inode == 0 {
-        // The inode that is shown is the number of the segment, which may be 0.
-        if mapping.path.starts_with(SYSTEM_V) {
-            return refuse(SYSTEM_V_MEMORY, SYSTEM_V_REMEDY);
-        }
+    // The inode that is shown of System V memory is its number, which may be 0.
+    if mapping.inode == 0 && !mapping.path.starts_with(SYSTEM_V) {
         if mapping.access.shared {
             return refuse("shared memory without a file", "not supported yet");
         }

@@ -19,6 +19,8 @@ pub enum NoteKind {
     PrivateFiles,
     /// A thread with a working folder of its own.
     PrivateFs,
+    /// System V shared memory.
+    SystemV,
 }
 
 /// One such finding.
@@ -41,6 +43,7 @@ impl NoteKind {
             Self::SharedFiles => "shared-files",
             Self::PrivateFiles => "private-files",
             Self::PrivateFs => "private-fs",
+            Self::SystemV => "system-v-memory",
         }
     }
 }
@@ -73,6 +76,10 @@ impl fmt::Display for Note {
             NoteKind::PrivateFs => write!(
                 f,
                 "thread {tids}: the second has a working folder of its own, which a restore loses"
+            ),
+            NoteKind::SystemV => write!(
+                f,
+                "{tids} has System V shared memory; after a restore only the tree shares it, and it has no id"
             ),
         }
     }

@@ -11,7 +11,10 @@ use std::time::Instant;
 use nix::errno::Errno;
 use tracing::warn;
 
-use super::files::{DescriptorTable, Files, TableOwner, count_descriptors, descriptors};
+use super::files::{
+    DescriptorTable, Files, Mapper, Residency, ResidencyQuestion, TableOwner, count_descriptors,
+    descriptors,
+};
 use super::here::Here;
 use super::memory::{self, AddressSpace};
 use super::namespaces::OwnNamespaces;
@@ -176,6 +179,8 @@ pub fn collect(
         let tree = &mut this.collection.identities.file;
         this.collection.files.complete_sockets(tree)
     })?;
+    let of_files = std::mem::take(&mut collector.collection.files.notes);
+    collector.collection.notes.extend(of_files);
     clock.stage("scan");
     if collector.blockers.is_empty() {
         Ok(collector.collection)
@@ -227,6 +232,7 @@ struct Asked {
     threads: Vec<thread::Questions>,
     task: task::Questions,
     descriptors: Vec<(Fd, CallIndex)>,
+    residency: Vec<ResidencyQuestion>,
     snapshot: Option<SnapshotCalls>,
 }
 
@@ -237,6 +243,8 @@ struct Answered {
     close_on_exec: Vec<(Fd, bool)>,
     /// All its descriptors have turned out to be others than before the freeze.
     has_other_fds: bool,
+    /// Of shared memory that only its mappings lead to.
+    residency: Vec<Residency>,
     snapshot: Option<Snapshot>,
 }
 
@@ -464,6 +472,7 @@ impl Collector<'_> {
             living,
             close_on_exec,
             has_other_fds,
+            residency,
             snapshot,
         } = answered;
         let Arrived {
@@ -490,6 +499,7 @@ impl Collector<'_> {
                         flags,
                         auxv,
                     },
+                    &residency,
                 )
             })?;
             if let Some(object) = space {
@@ -616,6 +626,12 @@ impl Collector<'_> {
         let leader = &arrived.threads[0];
         let task = task::questions(process, &leader.status, &mut batches[0])?;
         let descriptors = task::descriptor_questions(&arrived.asked_fds, &mut batches[0]);
+        let residency = if matches!(arrived.sightings.vm, Sighting::First(_)) {
+            let files = &self.collection.files;
+            files.residency_questions(&process.proc_dir, &arrived.mappings, &mut batches[0])?
+        } else {
+            Vec::new()
+        };
         if self.is_worth_a_snapshot(arrived) && !self.wants_snapshot(arrived) {
             let pid = process.pid;
             warn!(
@@ -644,6 +660,7 @@ impl Collector<'_> {
             threads,
             task,
             descriptors,
+            residency,
             snapshot,
         };
         Ok((party, asked))
@@ -698,10 +715,13 @@ impl Collector<'_> {
         if living.child_subreaper {
             self.take_in_orphans.insert(process.pid);
         }
+        let residency = asked.residency.iter();
+        let residency = residency.filter_map(|question| question.answer(&answers[0]));
         Ok(Answered {
             living,
             close_on_exec,
             has_other_fds,
+            residency: residency.collect(),
             snapshot,
         })
     }
@@ -726,6 +746,7 @@ impl Collector<'_> {
         living: &Living,
         snapshot: Option<Snapshot>,
         maps: Maps,
+        residency: &[Residency],
     ) -> Result<AddressSpace> {
         let proc_dir = &process.proc_dir;
         let tid = process.pid.leader();
@@ -748,8 +769,14 @@ impl Collector<'_> {
             &mut self.collection.files,
             &mut self.collection.identities.file,
         );
+        let mapper = Mapper {
+            tid,
+            proc_dir,
+            owner: (living.status.uids.effective, living.status.gids.effective),
+            residency,
+        };
         let vmas = memory::classify(tid, smaps, &process.stat.layout, living.brk, &mut |vma| {
-            files.mapped(tid, proc_dir, vma, tree)
+            files.mapped(mapper, vma, tree)
         })?;
         let stack_pointer = living.threads[0].capture.registers.rsp;
         let listed = memory::list_pages(

@@ -352,7 +352,7 @@ impl Candidate {
         } else {
             (
                 "a task that ptrace may not seize".to_owned(),
-                "run dedump as root, or as the task's own user with kernel.yama.ptrace_scope=0",
+                "run dedump as the task's own user with kernel.yama.ptrace_scope=0, with CAP_SYS_PTRACE, or as root",
             )
         };
         Err(Error::unsupported(tid, what, remedy))

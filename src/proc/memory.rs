@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use super::ProcDir;
-use crate::error::{Result, ResultExt, Target};
+use crate::error::{Error, Result, ResultExt, Target};
 use crate::ids::Tid;
 
 /// An open `/proc/PID/mem`; it keeps naming the address space it was opened on.
@@ -25,7 +25,19 @@ impl TaskMemory {
     /// # Errors
     /// `EACCES` no ptrace access; `ENOENT` gone.
     pub fn open(proc_dir: &ProcDir, tid: Tid) -> Result<Self> {
-        let file = proc_dir.open_file("mem", OFlag::O_RDWR)?;
+        let file = proc_dir
+            .open_file("mem", OFlag::O_RDWR)
+            .map_err(|error| match error {
+                Error::Syscall {
+                    errno: Errno::EACCES,
+                    ..
+                } => Error::unsupported(
+                    tid,
+                    "the memory of another user's task",
+                    "run dedump as that user, with CAP_DAC_OVERRIDE, or as root",
+                ),
+                other => other,
+            })?;
         Ok(Self { file, tid })
     }
 

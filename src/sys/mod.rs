@@ -5,6 +5,7 @@
 //! caller adds whom it was for (see [`crate::error::ResultExt`]).
 
 pub mod auxv;
+pub mod capability;
 pub mod fcntl;
 pub mod guardian;
 pub mod kcmp;

@@ -33,8 +33,7 @@ pub fn statx(file: BorrowedFd<'_>) -> Result<(FileStat, u64), Errno> {
     if found.stx_mask & libc::STATX_MNT_ID == 0 {
         return Err(Errno::ENOSYS);
     }
-    // SAFETY: integers, for which 0 is a value.
-    let mut stat: FileStat = unsafe { MaybeUninit::zeroed().assume_init() };
+    let mut stat = no_stat();
     let device = |major: u32, minor: u32| makedev(u64::from(major), u64::from(minor));
     stat.st_dev = device(found.stx_dev_major, found.stx_dev_minor);
     stat.st_rdev = device(found.stx_rdev_major, found.stx_rdev_minor);
@@ -50,6 +49,13 @@ pub fn statx(file: BorrowedFd<'_>) -> Result<(FileStat, u64), Errno> {
     (stat.st_mtime, stat.st_mtime_nsec) = (found.stx_mtime.tv_sec, found.stx_mtime.tv_nsec.into());
     (stat.st_ctime, stat.st_ctime_nsec) = (found.stx_ctime.tv_sec, found.stx_ctime.tv_nsec.into());
     Ok((stat, found.stx_mnt_id))
+}
+
+/// A `stat` that says nothing: all of it is 0.
+#[must_use]
+pub fn no_stat() -> FileStat {
+    // SAFETY: integers, for which 0 is a value.
+    unsafe { MaybeUninit::zeroed().assume_init() }
 }
 
 #[cfg(test)]

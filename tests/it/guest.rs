@@ -1,6 +1,7 @@
 //! Programs to be dumped, and the dumper itself.
 
 use std::fs::File;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -27,6 +28,9 @@ impl Guest {
         // What outlives its parent, and what criu restores, becomes ours to reap.
         nix::sys::prctl::set_child_subreaper(true).unwrap();
         let dir = tempfile::tempdir().unwrap();
+        // The guest may be somebody else's.
+        let everybodys = std::fs::Permissions::from_mode(0o777);
+        std::fs::set_permissions(dir.path(), everybodys).unwrap();
         // Appended to: restore does not insist on the size that it had at the dump.
         let output = File::options()
             .append(true)

@@ -9,6 +9,7 @@ mod ghost;
 mod in_flight;
 mod kinds;
 mod look;
+mod mapped;
 mod pipe;
 mod shmem;
 
@@ -23,12 +24,13 @@ use nix::sys::stat::FileStat;
 
 pub use ghost::{Chunk, Ghost};
 pub use kinds::{EpollTarget, FileKind, Regular};
+pub use mapped::{Mapper, Residency, ResidencyQuestion};
 pub use pipe::PipeContent;
-use shmem::is_secret;
-pub use shmem::{ANON_HUGEPAGE, Extent, SYSTEM_V, SYSTEM_V_MEMORY, SYSTEM_V_REMEDY, Segment};
+pub use shmem::{ANON_HUGEPAGE, Extent, SYSTEM_V, Segment};
+use shmem::{Content, is_secret};
 
 use crate::ahead::TableAhead;
-use crate::collect::memory::MappedFile;
+use crate::collect::notes::Note;
 use crate::collect::sockets::Sockets;
 use crate::error::{Error, Result, ResultExt, Target};
 use crate::ids::{Fd, ObjectId, Pid, Tid};
@@ -37,7 +39,6 @@ use crate::options::SocketChoices;
 use crate::proc::ProcDir;
 use crate::proc::fdinfo::{Extras, Fdinfo};
 use crate::proc::locks::LockedInodes;
-use crate::proc::smaps::{VmFlag, Vma};
 use crate::sys::fcntl::{self, Owner};
 use crate::sys::kcmp::{EpollSlot, Order, Resource, kcmp};
 use crate::sys::pidfd::{pidfd_getfd, pidfd_open, pidfd_open_thread};
@@ -121,6 +122,8 @@ pub struct Files {
     pub segments: Vec<Segment>,
     /// What is known of sockets.
     pub sockets: Sockets,
+    /// What today's restorers cannot bring back as it was.
+    pub notes: Vec<Note>,
     shmem_device: u64,
     /// Files held without a descriptor, by device and inode.
     held: HashMap<(u64, u64), ObjectId>,
@@ -149,6 +152,7 @@ impl Files {
             ghosts: Vec::new(),
             pipes: Vec::new(),
             segments: Vec::new(),
+            notes: Vec::new(),
             sockets: Sockets::new(sockets.clone()),
             shmem_device,
             held: HashMap::new(),
@@ -326,7 +330,7 @@ impl Files {
             let content = proc_dir.open_file(link_name, OFlag::O_RDONLY)?;
             let seals =
                 fcntl::seals(duplicate()?.as_fd()).on("fcntl GET_SEALS", sight.target.clone())?;
-            let segment = self.segment(sight, page_bytes, seals, content)?;
+            let segment = self.segment(sight, page_bytes, seals, Content::File(content))?;
             return Ok(FileKind::Memfd { segment });
         }
         if is_secret(sight.link, sight.stat) {
@@ -391,80 +395,6 @@ impl Files {
         self.hold(&sight, None, proc_dir, link_name, tree)
     }
 
-    /// The entry of a mapped file.
-    ///
-    /// # Errors
-    /// When it is of a kind the images cannot hold, or its path no longer leads to it.
-    pub fn mapped(
-        &mut self,
-        tid: Tid,
-        proc_dir: &ProcDir,
-        vma: &Vma,
-        tree: &mut FileTree,
-    ) -> Result<MappedFile> {
-        const ZERO_MINOR: u64 = 5;
-        let mapping = &vma.mapping;
-        // How the file was open only matters for a shared mapping, and there the kernel tells:
-        // one that may become writable was opened for writing.
-        let writable = mapping.access.shared && vma.flags.contains(VmFlag::MayWrite);
-        let access = if writable {
-            libc::O_RDWR
-        } else {
-            libc::O_RDONLY
-        }
-        .cast_unsigned();
-        let key = (mapping.device.number(), mapping.inode);
-        if let Some((file, shmem)) = self.mapped.get(&key) {
-            return Ok(MappedFile {
-                file: *file,
-                access,
-                shmem: *shmem,
-            });
-        }
-        let link_name = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
-        let link = proc_dir.read_link(&link_name)?;
-        let stat = proc_dir.stat(&link_name)?;
-        let sight = Sight {
-            target: Target::Memory(tid, mapping.start, mapping.end),
-            link: &link,
-            stat: &stat,
-            fdinfo: &Fdinfo::default(),
-            is_path: false,
-        };
-        let is_zero = stat.st_mode & libc::S_IFMT == libc::S_IFCHR
-            && stat.st_rdev == nix::sys::stat::makedev(1, ZERO_MINOR);
-        let page_bytes = self.shmem_page_bytes(&link, &stat);
-        let shmem = page_bytes.is_some();
-        if is_secret(sight.link, &stat) {
-            return Err(sight.refuse_secret());
-        }
-        let file = if let Some(page_bytes) = page_bytes {
-            let content = proc_dir.open_file(&link_name, OFlag::O_RDONLY)?;
-            let seals = fcntl::seals(content.as_fd()).unwrap_or(0);
-            let segment = self.segment(&sight, page_bytes, seals, content)?;
-            self.hold(
-                &sight,
-                Some(FileKind::Memfd { segment }),
-                proc_dir,
-                &link_name,
-                tree,
-            )?
-        } else if is_zero || stat.st_mode & libc::S_IFMT == libc::S_IFREG {
-            self.hold(&sight, None, proc_dir, &link_name, tree)?
-        } else {
-            return Err(sight.refuse(
-                &format!("a mapping of {}", link.display()),
-                "let the program unmap it first",
-            ));
-        };
-        self.mapped.insert(key, (file, shmem));
-        Ok(MappedFile {
-            file,
-            access,
-            shmem,
-        })
-    }
-
     /// Gives a file without a descriptor an entry of its own, once per inode.
     fn hold(
         &mut self,
@@ -523,6 +453,12 @@ impl Files {
             path = without_deleted_mark(&path);
             self.ghost(sight, file, open)?;
         } else if !sight.is_path && !leads_to(&path, stat) {
+            if nix::sys::stat::lstat(&path) == Err(Errno::EACCES) {
+                return Err(sight.refuse(
+                    &format!("{}, which your user cannot reach,", path.display()),
+                    "run dedump with CAP_DAC_READ_SEARCH",
+                ));
+            }
             return Err(sight.refuse(
                 &format!(
                     "{}, whose path does not lead to it any more,",

@@ -62,8 +62,15 @@ impl Files {
 /// Copies what waits in a pipe into one of our own, which leaves it where it is.
 fn peek(sight: &Sight<'_>, duplicate: &OwnedFd, room_bytes: u32) -> Result<Vec<u8>> {
     let (output, input) = nix::unistd::pipe2(OFlag::O_CLOEXEC).on("pipe2", sight.target.clone())?;
-    fcntl::set_pipe_bytes(input.as_fd(), room_bytes)
-        .on("fcntl SETPIPE_SZ", sight.target.clone())?;
+    match fcntl::set_pipe_bytes(input.as_fd(), room_bytes) {
+        Err(Errno::EPERM) => {
+            return Err(sight.refuse(
+                &format!("a pipe with room for {room_bytes} bytes"),
+                "your user may not have such pipes: run dedump with CAP_SYS_RESOURCE",
+            ));
+        }
+        answer => answer.on("fcntl SETPIPE_SZ", sight.target.clone())?,
+    }
     let copied = match fcntl::tee(duplicate.as_fd(), input.as_fd(), room_bytes as usize) {
         Err(Errno::EAGAIN) => 0,
         answer => answer.on("tee", sight.target.clone())?,

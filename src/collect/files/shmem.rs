@@ -1,4 +1,7 @@
-//! Nameless shared memory: memfds and `MAP_SHARED | MAP_ANONYMOUS`.
+//! Nameless shared memory: memfds, `MAP_SHARED | MAP_ANONYMOUS`, and that of System V.
+//!
+//! Without a way to the file behind it (see `mapped.rs`) it is read through the mappings of the
+//! tree. Which pages are not holes the tasks say (`mincore`), since to read a hole would fill it.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -10,19 +13,18 @@ use nix::errno::Errno;
 use nix::sys::stat::FileStat;
 use nix::unistd::{Whence, lseek};
 
-use super::{Files, Sight, without_deleted_mark};
+use super::{Files, Mapper, Sight, without_deleted_mark};
 use crate::collect::memory::{PAGE_BYTES, PageSource};
-use crate::error::{Error, IoResultExt, Result, ResultExt};
+use crate::collect::notes::{Note, NoteKind};
+use crate::error::{Error, IoResultExt, Result, ResultExt, Target};
+use crate::proc::memory::TaskMemory;
+use crate::proc::smaps::Vma;
 use crate::sys::fcntl;
 
 /// What stands before the names of memfds.
 const MEMFD_PREFIX: &[u8] = b"/memfd:";
 /// What stands before the names of System V shared memory.
 pub const SYSTEM_V: &[u8] = b"/SYSV";
-/// It, in messages.
-pub const SYSTEM_V_MEMORY: &str = "System V shared memory";
-/// What is said about it.
-pub const SYSTEM_V_REMEDY: &str = "it can only be dumped with its IPC namespace";
 /// The name of anonymous memory in huge pages.
 pub const ANON_HUGEPAGE: &[u8] = b"/anon_hugepage";
 
@@ -51,7 +53,25 @@ pub struct Segment {
     /// Where it holds data.
     pub extents: Vec<Extent>,
     /// Access to its pages.
-    pub content: File,
+    pub content: Content,
+}
+
+/// Through what shared memory is read.
+#[derive(Debug)]
+pub enum Content {
+    /// The file itself.
+    File(File),
+    /// Mappings of it.
+    Mappings(Vec<Part>),
+}
+
+/// A part of shared memory that a task has mapped.
+#[derive(Debug)]
+pub struct Part {
+    memory: TaskMemory,
+    address: u64,
+    /// Where it is in the segment.
+    extent: Extent,
 }
 
 impl Files {
@@ -82,7 +102,7 @@ impl Files {
         sight: &Sight<'_>,
         page_bytes: u64,
         seals: u32,
-        content: File,
+        content: Content,
     ) -> Result<u32> {
         let Sight { link, stat, .. } = *sight;
         if let Some(known) = self.segments.iter().find(|segment| {
@@ -93,10 +113,21 @@ impl Files {
         let name = without_deleted_mark(link);
         let name = name.as_os_str().as_bytes();
         if name.starts_with(SYSTEM_V) {
-            return Err(sight.refuse(SYSTEM_V_MEMORY, SYSTEM_V_REMEDY));
+            let tids = match sight.target {
+                Target::Memory(tid, ..) | Target::Descriptor(tid, _) => vec![tid],
+                _ => Vec::new(),
+            };
+            self.notes.push(Note {
+                kind: NoteKind::SystemV,
+                tids,
+            });
         }
-        let extents =
-            extents(&content, stat.st_size).on("lseek SEEK_DATA", sight.target.clone())?;
+        let extents = match &content {
+            Content::File(file) => {
+                extents(file, stat.st_size).on("lseek SEEK_DATA", sight.target.clone())?
+            }
+            Content::Mappings(_) => Vec::new(),
+        };
         let number = u32::try_from(self.segments.len() + 1).unwrap_or(u32::MAX);
         self.segments.push(Segment {
             number,
@@ -150,6 +181,62 @@ impl Segment {
     pub fn name_path(&self) -> &Path {
         Path::new(std::ffi::OsStr::from_bytes(&self.name))
     }
+
+    /// Adds a shared mapping, if the segment is read through such.
+    pub(super) fn add(&mut self, mapper: Mapper<'_>, vma: &Vma) -> Result<()> {
+        let Content::Mappings(parts) = &mut self.content else {
+            return Ok(());
+        };
+        let mapping = &vma.mapping;
+        let start = mapping.offset_bytes;
+        let extent = Extent {
+            start,
+            end: start + mapping.size_bytes(),
+        };
+        let asked = mapper.residency.iter();
+        let mut asked = asked.filter(|asked| asked.start == mapping.start);
+        // What is in swap nobody tells apart from holes.
+        let known = asked.next().filter(|_| vma.swapped_bytes == 0);
+        match known {
+            Some(known) => self.extents.extend(resident(start, &known.pages)),
+            None => self.extents.push(extent),
+        }
+        merge(&mut self.extents);
+        let len = i64::try_from(extent.end).unwrap_or(i64::MAX);
+        self.stat.st_size = self.stat.st_size.max(len);
+        parts.push(Part {
+            memory: TaskMemory::open(mapper.proc_dir, mapper.tid)?,
+            address: mapping.start,
+            extent,
+        });
+        Ok(())
+    }
+}
+
+/// The runs of pages that are in memory, from `start` on.
+fn resident(start: u64, pages: &[u8]) -> Vec<Extent> {
+    let mut extents = Vec::new();
+    let mut from = start;
+    for run in pages.chunk_by(|one, next| one & 1 == next & 1) {
+        let end = from + run.len() as u64 * PAGE_BYTES;
+        if run[0] & 1 == 1 {
+            extents.push(Extent { start: from, end });
+        }
+        from = end;
+    }
+    extents
+}
+
+/// Sorts extents and joins those that touch.
+fn merge(extents: &mut Vec<Extent>) {
+    extents.sort_unstable_by_key(|extent| extent.start);
+    extents.dedup_by(|next, last| {
+        let joins = next.start <= last.end;
+        if joins {
+            last.end = last.end.max(next.end);
+        }
+        joins
+    });
 }
 
 impl PageSource for Segment {
@@ -160,8 +247,64 @@ impl PageSource for Segment {
             .unwrap_or(usize::MAX)
             .min(buffer.len());
         buffer[in_file..].fill(0);
-        self.content
-            .read_exact_at(&mut buffer[..in_file], offset)
-            .at("read shared memory", self.name_path())
+        let buffer = &mut buffer[..in_file];
+        match &self.content {
+            Content::File(file) => file
+                .read_exact_at(buffer, offset)
+                .at("read shared memory", self.name_path()),
+            Content::Mappings(parts) => self.read_parts(parts, offset, buffer),
+        }
+    }
+}
+
+impl Segment {
+    fn read_parts(&self, parts: &[Part], offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let mut done = 0;
+        while done < buffer.len() {
+            let from = offset + done as u64;
+            let holds = |part: &&Part| (part.extent.start..part.extent.end).contains(&from);
+            let Some(part) = parts.iter().find(holds) else {
+                return Err(Error::Image {
+                    op: "read shared memory",
+                    path: self.name_path().to_owned(),
+                    source: std::io::ErrorKind::UnexpectedEof.into(),
+                });
+            };
+            let rest = &mut buffer[done..];
+            let len = usize::try_from(part.extent.end - from).unwrap_or(usize::MAX);
+            let len = len.min(rest.len());
+            let address = part.address + (from - part.extent.start);
+            part.memory.read(address, &mut rest[..len])?;
+            done += len;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_of_resident_pages() {
+        let runs = |pages: &[u8]| -> Vec<(u64, u64)> {
+            let found = resident(PAGE_BYTES, pages);
+            let pages = |bytes: u64| bytes / PAGE_BYTES;
+            let found = found.iter();
+            found
+                .map(|one| (pages(one.start), pages(one.end)))
+                .collect()
+        };
+        assert_eq!(runs(&[]), []);
+        assert_eq!(runs(&[0, 0]), []);
+        assert_eq!(runs(&[1, 3, 0, 255, 2]), [(1, 3), (4, 5)]);
+    }
+
+    #[test]
+    fn extents_of_several_mappings_join() {
+        let extent = |start, end| Extent { start, end };
+        let mut extents = vec![extent(8, 9), extent(0, 4), extent(2, 3), extent(4, 6)];
+        merge(&mut extents);
+        assert_eq!(extents, [extent(0, 6), extent(8, 9)]);
     }
 }

@@ -9,6 +9,7 @@ use super::lock::Ends;
 use super::tcp::{CLOSE, CONNECTED, Connection, ESTABLISHED, LISTEN};
 use super::{SocketOptions, Sockets, foreign};
 use crate::error::{Error, Result, ResultExt, Target};
+use crate::sys::capability::Capability;
 use crate::sys::socket::{self, End};
 use crate::sys::tcp;
 
@@ -178,6 +179,19 @@ impl Sockets {
         reuse_address: bool,
         fd: BorrowedFd<'_>,
     ) -> Result<()> {
+        if !Capability::NetAdmin
+            .is_held()
+            .on("capget", target.clone())?
+        {
+            return Err(Error::unsupported(
+                target.clone(),
+                "a TCP connection",
+                format!(
+                    "run dedump with {}, or give --tcp-close to have it dumped as closed",
+                    Capability::NetAdmin
+                ),
+            ));
+        }
         let layer = tcp::upper_layer(fd).unwrap_or_default();
         if !layer.is_empty() {
             return Err(Error::unsupported(

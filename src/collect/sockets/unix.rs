@@ -5,12 +5,14 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use nix::sys::stat::{fstat, stat};
+use nix::errno::Errno;
+use nix::sys::stat::{FileStat, fstat, lstat, stat};
 
 use super::queue::{all_messages, first_message};
 use super::{SocketOptions, SocketQueue, Sockets};
 use crate::error::{Error, IoResultExt, Result, ResultExt, Target};
 use crate::ids::ObjectId;
+use crate::sys::capability::Capability;
 use crate::sys::netlink::UnixDiag;
 use crate::sys::socket;
 
@@ -231,7 +233,10 @@ fn name(target: &Target, diag: &UnixDiag, fd: BorrowedFd<'_>) -> Result<Option<S
     }
     let text = diag.name.strip_suffix(&[0]).unwrap_or(&diag.name);
     let path = Path::new(OsStr::from_bytes(text));
-    let file = socket::unix_file(fd).on("ioctl SIOCUNIXFILE", target.clone())?;
+    let file = match socket::unix_file(fd) {
+        Err(Errno::EPERM) => return name_by_path(target, diag, path).map(Some),
+        answer => answer.on("ioctl SIOCUNIXFILE", target.clone())?,
+    };
     let bound = fstat(&file).on("fstat", target.clone())?;
     let mut folder = None;
     if path.is_relative() {
@@ -266,4 +271,44 @@ fn name(target: &Target, diag: &UnixDiag, fd: BorrowedFd<'_>) -> Result<Option<S
         is_deleted: !leads_there,
         folder,
     }))
+}
+
+/// The same without the capability that opens the file behind a socket: what the path leads to,
+/// from the working folder of the task if need be, if that is the file.
+fn name_by_path(target: &Target, diag: &UnixDiag, path: &Path) -> Result<SocketName> {
+    let folder = match target {
+        Target::Descriptor(tid, _) if path.is_relative() => {
+            std::fs::read_link(format!("/proc/{tid}/cwd")).ok()
+        }
+        _ => None,
+    };
+    let whole = folder
+        .as_ref()
+        .map_or_else(|| path.to_owned(), |folder| folder.join(path));
+    let found = lstat(&whole).ok().filter(|_| whole.is_absolute());
+    match found.filter(|found| diag.file.is_some_and(|file| is_same_file(found, file))) {
+        Some(found) => Ok(SocketName {
+            mode: found.st_mode,
+            owner: (found.st_uid, found.st_gid),
+            is_deleted: false,
+            folder,
+        }),
+        None => Err(Error::unsupported(
+            target.clone(),
+            format!(
+                "a unix socket bound to {}, which does not lead to it,",
+                path.display()
+            ),
+            format!("run dedump with {}", Capability::NetAdmin),
+        )),
+    }
+}
+
+/// Whether `stat` is that of the file that `unix_diag` names by the low half of its inode and by
+/// its device as the kernel counts devices.
+fn is_same_file(stat: &FileStat, (inode, device): (u32, u32)) -> bool {
+    const MINOR_BITS: u32 = 20;
+    let is_device =
+        stat.st_dev == libc::makedev(device >> MINOR_BITS, device & ((1 << MINOR_BITS) - 1));
+    is_device && stat.st_ino & u64::from(u32::MAX) == u64::from(inode)
 }
