@@ -360,17 +360,7 @@ impl<'a> Iterator for Entries<'a> {
 
 impl<'a> Entries<'a> {
     fn entry(&mut self, message: &'static schema::Message) -> Result<Entry<'a>, Damage> {
-        let len = self.reader.word()?;
-        let offset = self.reader.offset;
-        let bytes = self.reader.raw(u64::from(len))?;
-        let mut entry = Entry {
-            index: self.index,
-            offset,
-            message,
-            bytes,
-            payload: &[],
-            payload_offset: self.reader.offset,
-        };
+        let mut entry = self.reader.entry(self.index, message)?;
         entry.payload = self.payload(&entry)?;
         Ok(entry)
     }
@@ -485,17 +475,7 @@ impl<'a> Iterator for Queued<'a> {
 
 impl<'a> Queued<'a> {
     fn entry(&mut self, message: &'static schema::Message) -> Result<Entry<'a>, Damage> {
-        let len = self.reader.word()?;
-        let offset = self.reader.offset;
-        let bytes = self.reader.raw(u64::from(len))?;
-        let mut entry = Entry {
-            index: self.index,
-            offset,
-            message,
-            bytes,
-            payload: &[],
-            payload_offset: self.reader.offset,
-        };
+        let mut entry = self.reader.entry(self.index, message)?;
         let size = entry.decode::<proto::IpcMsg>()?.msize;
         entry.payload = self.reader.raw(size.into())?;
         let filling = u64::from(size).next_multiple_of(8) - u64::from(size);
@@ -529,6 +509,25 @@ impl<'a> Reader<'a> {
             }
         }
         Ok(reader)
+    }
+
+    /// The entry that begins here, before its payload is read.
+    fn entry(
+        &mut self,
+        index: usize,
+        message: &'static schema::Message,
+    ) -> Result<Entry<'a>, Damage> {
+        let len = self.word()?;
+        let offset = self.offset;
+        let bytes = self.raw(u64::from(len))?;
+        Ok(Entry {
+            index,
+            offset,
+            message,
+            bytes,
+            payload: &[],
+            payload_offset: self.offset,
+        })
     }
 
     fn raw(&mut self, len: u64) -> Result<&'a [u8], Damage> {
