@@ -316,8 +316,8 @@ SCENARIO(terminal_with_a_shell_and_a_pipeline) {
     be_dumped();
     until("went2through");
     until("$ ");
-    say(master, "sleep 1000 | cat\n");
-    usleep(100000);
+    say(master, "sleep 1000 | { echo in$((1 + 1))side; cat; }\n");
+    until("in2side");
     say(master, "\3");
     until("^C");
     until("$ ");
