@@ -50,6 +50,25 @@ impl Victim {
             bytes: mib * MIB,
         })
     }
+
+    fn read(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
+        let pid = i32::try_from(self.child.id()).map_err(Error::other)?;
+        let local = libc::iovec {
+            iov_base: bytes.as_mut_ptr().cast(),
+            iov_len: bytes.len(),
+        };
+        let remote = libc::iovec {
+            iov_base: from as *mut libc::c_void,
+            iov_len: bytes.len(),
+        };
+        // SAFETY: `local` is the buffer, which lives on.
+        let read =
+            unsafe { libc::process_vm_readv(pid, &raw const local, 1, &raw const remote, 1, 0) };
+        match usize::try_from(read) {
+            Ok(read) if read == bytes.len() => Ok(()),
+            _ => Err(Error::last_os_error()),
+        }
+    }
 }
 
 impl Drop for Victim {
@@ -85,8 +104,9 @@ struct Aligned {
 
 impl Aligned {
     fn new(len: usize) -> Self {
-        let bytes = vec![1; len + 4096];
+        let bytes = vec![1; len + 2 * 4096];
         let start = bytes.as_ptr().align_offset(4096);
+        let len = len + 16;
         Self { bytes, start, len }
     }
 
@@ -141,6 +161,12 @@ enum Way {
     Buffer,
     /// The same, with what a dump does to each page in between: a look for zeros and a CRC-32.
     BufferLooked,
+    /// The same as `Buffer`, from a buffer that begins 16 bytes behind a page.
+    Misplaced,
+    /// The same as `Buffer`, with `fallocate` for each piece before it is written.
+    Allocated,
+    /// The same, read by `process_vm_readv`.
+    AllocatedVm,
     /// The same as `Buffer` past the page cache.
     Direct,
     /// `pread` into a mapping of the file.
@@ -180,8 +206,16 @@ fn copy(victim: &Victim, path: &Path, way: Way, chunk: usize, threads: usize) ->
                     victim.memory.read_exact_at(part, from)?;
                 }
                 _ => {
-                    let bytes = &mut buffer.get()[..len];
-                    victim.memory.read_exact_at(bytes, from)?;
+                    let off = if matches!(way, Way::Misplaced) { 16 } else { 0 };
+                    let bytes = &mut buffer.get()[off..off + len];
+                    if matches!(way, Way::AllocatedVm) {
+                        victim.read(from, bytes)?;
+                    } else {
+                        victim.memory.read_exact_at(bytes, from)?;
+                    }
+                    if matches!(way, Way::Allocated | Way::AllocatedVm) {
+                        allocate(&file, at, len)?;
+                    }
                     if matches!(way, Way::BufferLooked) {
                         look_at(bytes);
                     }
@@ -203,6 +237,16 @@ fn copy(victim: &Victim, path: &Path, way: Way, chunk: usize, threads: usize) ->
     drop(file);
     std::fs::remove_file(path)?;
     Ok(took)
+}
+
+fn allocate(file: &File, at: usize, len: usize) -> Result<()> {
+    let offset = i64::try_from(at).map_err(Error::other)?;
+    let len = i64::try_from(len).map_err(Error::other)?;
+    // SAFETY: no memory is touched.
+    match unsafe { libc::fallocate(file.as_raw_fd(), 0, offset, len) } {
+        0 => Ok(()),
+        _ => Err(Error::last_os_error()),
+    }
 }
 
 fn look_at(bytes: &[u8]) {
@@ -279,6 +323,18 @@ fn main() -> Result<()> {
         let name = format!("pread + pwrite, {kib} KiB, {threads} threads");
         ways.push((name, Way::Buffer, kib * KIB, threads));
     }
+    for (name, way) in [
+        ("16 bytes off a page", Way::Misplaced),
+        ("fallocate", Way::Allocated),
+        ("fallocate, process_vm_readv", Way::AllocatedVm),
+    ] {
+        ways.push((
+            format!("the same, 256 KiB, 2 threads, {name}"),
+            way,
+            256 * KIB,
+            2,
+        ));
+    }
     for threads in [1, 2] {
         let name = format!("the same with CRC, 256 KiB, {threads} threads");
         ways.push((name, Way::BufferLooked, 256 * KIB, threads));
@@ -301,23 +357,23 @@ fn main() -> Result<()> {
     }
     let _ = std::fs::remove_file(&path);
     println!(
-        "{:<42} {:>8} {:>8} {:>8}",
+        "{:<56} {:>8} {:>8} {:>8}",
         "GB/s", "median", "fastest", "slowest"
     );
     for (((name, ..), times), failure) in ways.iter().zip(&mut times).zip(failures) {
         if let Some(error) = failure {
-            println!("{name:<42} {error}");
+            println!("{name:<56} {error}");
             continue;
         }
         times.sort_unstable();
         let speed = |took: Duration| victim.bytes as f64 / took.as_secs_f64() / 1e9;
         let [fastest, .., slowest] = times.as_slice() else {
-            println!("{name:<42} {:8.2}", speed(times[0]));
+            println!("{name:<56} {:8.2}", speed(times[0]));
             continue;
         };
         let median = times[times.len() / 2];
         println!(
-            "{name:<42} {:8.2} {:8.2} {:8.2}",
+            "{name:<56} {:8.2} {:8.2} {:8.2}",
             speed(median),
             speed(*fastest),
             speed(*slowest)

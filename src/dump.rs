@@ -193,6 +193,8 @@ fn dump_into(
         shared: &shared,
         kept: kept.as_ref(),
         earlier: earlier.as_ref(),
+        // What is shared would be copied for each of those that share it.
+        tree_ends: options.after == After::Kill && options.page_dedup,
         watch,
     };
     let write = || write(folder, collection, &memory, &progress);

@@ -282,11 +282,24 @@ pub trait PageSource: Sync {
     /// # Errors
     /// A page that cannot be read.
     fn read_pages(&self, offset: u64, buffer: &mut [u8]) -> Result<()>;
+
+    /// The same for pages that no other task of the tree has, when the tree ends with the dump:
+    /// copy-on-write pages need not stay shared with whoever else has them.
+    ///
+    /// # Errors
+    /// A page that cannot be read.
+    fn read_last(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.read_pages(offset, buffer)
+    }
 }
 
 impl PageSource for TaskMemory {
     fn read_pages(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         self.read(offset, buffer)
+    }
+
+    fn read_last(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.read_unsharing(offset, buffer)
     }
 }
 

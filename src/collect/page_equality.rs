@@ -5,9 +5,12 @@
 //! are compared with what other address spaces have at the same address: by their CRC-32 first,
 //! then, since a checksum proves nothing, byte by byte.
 
+use memmap2::MmapMut;
+
 use super::memory::{PAGE_BYTES, PageRun, PageSource};
 use super::page_identity::{Gathered, SharedPages, Sighting, Windows, pages};
-use crate::error::Result;
+use crate::error::{IoResultExt, Result};
+use crate::sys::map;
 
 /// The pages of an address space, and access to them.
 #[derive(Clone, Copy)]
@@ -39,7 +42,7 @@ impl SharedPages {
             spaces,
             doubts: vec![Doubt::default(); spaces.len()],
             thorough: self.frames_hidden,
-            buffer: vec![0; READ_PAGES * PAGE],
+            buffer: map::buffer(READ_PAGES * PAGE).at("take memory for", "pages")?,
             wanted: Vec::new(),
         };
         let mut gathered = Gathered::default();
@@ -151,7 +154,7 @@ struct Comparison<'a> {
     doubts: Vec<Doubt>,
     /// Whether nothing is passed over, since frames have told nothing.
     thorough: bool,
-    buffer: Vec<u8>,
+    buffer: MmapMut,
     wanted: Vec<Wanted>,
 }
 

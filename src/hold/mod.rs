@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use memmap2::MmapMut;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 pub use snapshot::{Snapshot, SnapshotCalls};
@@ -19,6 +20,7 @@ use crate::collect::page_identity::SharedPages;
 use crate::collect::tree::Collection;
 use crate::error::{Error, IoResultExt, Result, ResultExt, Target};
 use crate::proc::memory::TaskMemory;
+use crate::sys::map;
 use crate::watch::Watch;
 
 /// Where the bytes of some pages are kept.
@@ -36,7 +38,7 @@ pub struct Room {
     on_disk: File,
     /// Where `on_disk` is, for messages.
     path: PathBuf,
-    buffer: Vec<u8>,
+    buffer: MmapMut,
 }
 
 impl Room {
@@ -49,13 +51,15 @@ impl Room {
     /// # Errors
     /// memfd_create(2).
     pub fn make(on_disk: File, path: PathBuf) -> Result<Self> {
+        let mut buffer = map::buffer(Self::BUFFER_BYTES).at("take memory for", "pages")?;
+        // The freeze need not wait for the pages of the buffer itself.
+        buffer.fill(1);
         let in_memory = memfd_create("dedump", MFdFlags::MFD_CLOEXEC);
         Ok(Self {
             in_memory: File::from(in_memory.on("memfd_create", Target::Here)?),
             on_disk,
             path,
-            // Not of zeros: the freeze need not wait for the pages of the buffer itself.
-            buffer: vec![1; Self::BUFFER_BYTES],
+            buffer,
         })
     }
 
@@ -88,7 +92,7 @@ struct Hold {
     path: PathBuf,
     /// Bytes in the file.
     flushed: u64,
-    buffer: Vec<u8>,
+    buffer: MmapMut,
     /// Bytes in the buffer, which follow those in the file.
     filled: usize,
 }

@@ -67,6 +67,8 @@ pub struct Pages<'a> {
     pub segments: &'a [SharedMemory<'a>],
     /// The folder of the earlier dump, as seen from the folder of this one.
     pub earlier: Option<&'a Path>,
+    /// Whether the tree ends with the dump, so that pages need not stay shared.
+    pub tree_ends: bool,
     /// Until when they must be written.
     pub watch: &'a Watch,
 }
@@ -142,6 +144,7 @@ impl Pages<'_> {
                 end: run.end,
                 drop_zeros: run.kind.drops_zeros(),
                 lazy: run.kind == PageKind::Lazy,
+                last: self.tree_ends,
                 before: space
                     .previous
                     .as_ref()
@@ -157,6 +160,7 @@ impl Pages<'_> {
                 end: extent.end,
                 drop_zeros: true,
                 lazy: false,
+                last: false,
                 before: shared.previous.as_ref().map(|before| before as &dyn Before),
             });
             jobs.push(job(Level::Top, self.segment_id(index), pieces.collect())?);
@@ -175,6 +179,7 @@ impl Pages<'_> {
             end: run.end,
             drop_zeros: run.lazy,
             lazy: run.lazy,
+            last: false,
             before: before.at_rank(run.rank),
         });
         pieces.collect()

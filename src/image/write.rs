@@ -73,6 +73,8 @@ pub struct MemoryToWrite<'a> {
     pub kept: Option<&'a KeptMemory>,
     /// What need not be written again.
     pub earlier: Option<&'a Earlier>,
+    /// Whether the tree ends with the dump.
+    pub tree_ends: bool,
     /// Until when it must be done.
     pub watch: &'a Watch,
 }
@@ -231,6 +233,7 @@ impl Writer<'_> {
             shared,
             kept,
             earlier,
+            tree_ends,
             watch,
         } = *memory;
         let by_leader: HashMap<Tid, &CollectedTask> = tasks
@@ -284,6 +287,7 @@ impl Writer<'_> {
             shared,
             segments: &segments_to_write,
             earlier: earlier.map(|earlier| earlier.link.as_path()),
+            tree_ends,
             watch,
         };
         let written = pages.write(self.folder, progress)?;

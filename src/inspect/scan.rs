@@ -8,6 +8,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
+use crate::sys::map;
+
 /// Fits the second-level cache, with room for what is made of it.
 const CHUNK_BYTES: usize = 512 << 10;
 
@@ -48,7 +50,7 @@ pub(super) fn scan<R: Send>(
     let failed = AtomicBool::new(false);
     let results = Mutex::new(Vec::with_capacity(pieces.len()));
     let worker = || -> Result<()> {
-        let mut buffer = vec![0; CHUNK_BYTES];
+        let mut buffer = map::buffer(CHUNK_BYTES)?;
         while !failed.load(Ordering::Relaxed) {
             let place = next.fetch_add(1, Ordering::Relaxed);
             let Some(piece) = pieces.get(place) else {
