@@ -113,7 +113,7 @@ fn dump_into(
     let room = runs_on
         .then(|| Room::make(folder.nameless_file()?, folder.shown("").into()))
         .transpose()?;
-    let here = Here::look()?;
+    let here = Here::look(options)?;
     let cgroup = options.freeze_cgroup.as_deref();
     let cgroup = cgroup.map(FreezerCgroup::open).transpose()?;
     clock.stage("look ahead");

@@ -53,7 +53,7 @@ fn refuse_unrestorable(notes: &[Note], options: &DumpOptions) -> Result<()> {
     for note in notes {
         warn!("{note}");
     }
-    match notes.first() {
+    match notes.iter().find(|note| note.kind.spoils()) {
         Some(note) if options.after == After::Kill && !options.allow_unrestorable => Err(Error::Refused {
             target: options.tree.into(),
             what: format!("the tree would be killed, and {note}"),

@@ -62,6 +62,8 @@ pub struct DumpOptions {
     /// Programs to be run before the dump and at its end. With any, a tree that runs on is
     /// let go only when they are done, so that they find it standing still.
     pub hooks: HookOptions,
+    /// What is recorded of cgroups.
+    pub cgroups: CgroupChoices,
     /// Whether long stages may draw a bar on standard error, if that is a terminal.
     pub progress: bool,
 }
@@ -91,6 +93,7 @@ impl DumpOptions {
             sockets: SocketChoices::default(),
             files: FileChoices::default(),
             hooks: HookOptions::default(),
+            cgroups: CgroupChoices::default(),
             progress: false,
         }
     }
@@ -108,6 +111,8 @@ pub struct FileChoices {
     pub ghost_limit_bytes: u64,
     /// Resources that restore is given from outside, as `--external` names them.
     pub external: Vec<External>,
+    /// Folders to be searched for a watched file that its handle does not lead to.
+    pub irmap_scan_paths: Vec<PathBuf>,
 }
 
 /// CRIU's default: 1 MiB.
@@ -120,6 +125,7 @@ impl Default for FileChoices {
             link_remap: false,
             ghost_limit_bytes: DEFAULT_GHOST_LIMIT_BYTES,
             external: Vec::new(),
+            irmap_scan_paths: Vec::new(),
         }
     }
 }
@@ -166,6 +172,50 @@ impl SocketChoices {
     #[must_use]
     pub fn dumps_connections(&self) -> bool {
         self.tcp_established || self.tcp_close
+    }
+}
+
+/// What is recorded of cgroups. Hierarchies are named as in `/proc/PID/cgroup`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CgroupChoices {
+    /// Whether a tree in other cgroups than the dumper's is restored into those.
+    pub record: bool,
+    /// Below which cgroup those to be made again are, in one hierarchy, or in all; by default
+    /// where the tasks are.
+    pub roots: Vec<(Option<Vec<u8>>, Vec<u8>)>,
+    /// The only hierarchies that are recorded; all if there are none.
+    pub only: Vec<Vec<u8>>,
+    /// Settings that are recorded besides those that criu records, in criu's notation.
+    pub settings: Option<String>,
+    /// A file with more such settings.
+    pub settings_file: Option<PathBuf>,
+    /// A folder in which all hierarchies are mounted, each under its name.
+    pub yard: Option<PathBuf>,
+}
+
+impl Default for CgroupChoices {
+    fn default() -> Self {
+        Self {
+            record: true,
+            roots: Vec::new(),
+            only: Vec::new(),
+            settings: None,
+            settings_file: None,
+            yard: None,
+        }
+    }
+}
+
+impl CgroupChoices {
+    /// The root that was given for a hierarchy; the last one given counts.
+    #[must_use]
+    pub fn root_of(&self, hierarchy: &[u8]) -> Option<&[u8]> {
+        let given_for = |wanted: Option<&[u8]>| {
+            let mut roots = self.roots.iter().rev();
+            roots.find(|(of, _)| of.as_deref() == wanted)
+        };
+        let given = given_for(Some(hierarchy)).or_else(|| given_for(None));
+        given.map(|(_, path)| path.as_slice())
     }
 }
 

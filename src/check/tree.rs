@@ -157,7 +157,7 @@ pub fn check(options: &DumpOptions) -> Result<Findings> {
         let ahead = LookAhead::of(options.tree);
         let before = Before {
             ahead: &ahead,
-            here: Here::look()?,
+            here: Here::look(options)?,
             snapshots: false,
         };
         let cgroup = options.freeze_cgroup.as_deref();

@@ -64,7 +64,6 @@ const fn both(short: u8, long: &'static str, value: Value, fate: Fate) -> Opt {
     }
 }
 
-const CGROUPS: Fate = Later("cgroups are not recorded");
 const MEMORY: Fate = Later("memory is read while the tree is dumped, not before");
 const MOUNTS: Fate = Later("trees in a mount namespace of their own are not dumped");
 const NAMESPACES: Fate = Later("trees in namespaces of their own are not dumped");
@@ -90,6 +89,12 @@ pub(super) const OPTIONS: &[Opt] = &[
     long("timeout", Required, Taken),
     long("freeze-cgroup", Required, Taken),
     long("action-script", Required, Taken),
+    long("manage-cgroups", Optional, Taken),
+    long("cgroup-root", Required, Taken),
+    long("cgroup-props", Required, Taken),
+    long("cgroup-props-file", Required, Taken),
+    long("cgroup-dump-controller", Required, Taken),
+    long("cgroup-yard", Required, Taken),
     long("prev-images-dir", Required, Taken),
     long("display-stats", Switch, Taken),
     long("config", Required, Taken),
@@ -128,6 +133,11 @@ pub(super) const OPTIONS: &[Opt] = &[
         Idle("a dump starts nothing whose pid could be written, in criu too"),
     ),
     long(
+        "force-irmap",
+        Switch,
+        Idle("every watch is recorded with the name of its file"),
+    ),
+    long(
         "status-fd",
         Required,
         Idle("it tells when others may connect, which is not so in a plain dump"),
@@ -144,11 +154,6 @@ pub(super) const OPTIONS: &[Opt] = &[
         Switch,
         Later("pages are never removed from an earlier dump"),
     ),
-    long("cgroup-dump-controller", Required, CGROUPS),
-    long("cgroup-props", Required, CGROUPS),
-    long("cgroup-props-file", Required, CGROUPS),
-    long("cgroup-root", Required, CGROUPS),
-    long("cgroup-yard", Required, CGROUPS),
     long(
         "close",
         Required,
@@ -176,17 +181,8 @@ pub(super) const OPTIONS: &[Opt] = &[
         Required,
         Later("files are recorded in one way only"),
     ),
-    long(
-        "force-irmap",
-        Switch,
-        Later("inotify and fanotify watches are not dumped"),
-    ),
     long("ghost-limit", Required, Taken),
-    long(
-        "irmap-scan-path",
-        Required,
-        Later("inotify and fanotify watches are not dumped"),
-    ),
+    long("irmap-scan-path", Required, Taken),
     long("lazy-pages", Never, PAGES_AWAY),
     both(b'L', "libdir", Required, Later("there are no plugins")),
     long("link-remap", Switch, Taken),
@@ -195,7 +191,6 @@ pub(super) const OPTIONS: &[Opt] = &[
         Required,
         Later("security profiles are not changed"),
     ),
-    long("manage-cgroups", Optional, CGROUPS),
     long("page-server", Switch, PAGES_AWAY),
     long("port", Required, PAGES_AWAY),
     long("pre-dump-mode", Required, MEMORY),

@@ -1,6 +1,7 @@
 //! `dedump dump`: its arguments, and the options they resolve to.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use dedump::freeze::After;
 use dedump::hooks::{HookOptions, HookOutput};
 use dedump::ids::Pid;
 use dedump::options::{
-    DEFAULT_TIMEOUT, DumpOptions, External, FileChoices, NetworkLock, SocketChoices,
+    CgroupChoices, DEFAULT_TIMEOUT, DumpOptions, External, FileChoices, NetworkLock, SocketChoices,
 };
 
 use super::log::Log;
@@ -116,6 +117,10 @@ pub(super) struct DumpArgs {
     #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = size)]
     ghost_limit: u64,
 
+    /// Look for watched files without handles below DIR, too
+    #[arg(long, value_name = "DIR", action = clap::ArgAction::Append)]
+    irmap_scan_path: Vec<PathBuf>,
+
     /// RES is given to restore: file[MNT:INO], tty[RDEV:DEV], unix[INO]
     #[arg(long, value_name = "RES", value_parser = resource)]
     external: Vec<Resource>,
@@ -131,6 +136,37 @@ pub(super) struct DumpArgs {
     /// Run FILE before the dump and behind it; may be given again
     #[arg(long, value_name = "FILE", action = clap::ArgAction::Append)]
     action_script: Vec<PathBuf>,
+
+    /// Cgroups: ignore, none, props, soft, full, strict [else soft]
+    #[arg(
+        long,
+        value_name = "MODE",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "soft",
+        value_parser = records_cgroups,
+    )]
+    manage_cgroups: Option<bool>,
+
+    /// Make cgroups again from PATH downwards, of hierarchy CTRL or of all
+    #[arg(long, value_name = "[CTRL:]PATH", action = clap::ArgAction::Append)]
+    cgroup_root: Vec<OsString>,
+
+    /// Record further settings of cgroups, in criu's notation
+    #[arg(long, value_name = "TEXT")]
+    cgroup_props: Option<String>,
+
+    /// The same from a file
+    #[arg(long, value_name = "FILE")]
+    cgroup_props_file: Option<PathBuf>,
+
+    /// Record cgroups of hierarchy CTRL only; may be given again
+    #[arg(long, value_name = "CTRL", action = clap::ArgAction::Append)]
+    cgroup_dump_controller: Vec<OsString>,
+
+    /// Folder in which hierarchies are mounted, instead of mounting them
+    #[arg(long, value_name = "DIR")]
+    cgroup_yard: Option<PathBuf>,
 
     /// Print the figures of the dump at its end
     #[arg(long)]
@@ -264,8 +300,26 @@ impl DumpArgs {
                 link_remap: self.link_remap,
                 ghost_limit_bytes: self.ghost_limit,
                 external,
+                irmap_scan_paths: self.irmap_scan_path,
             },
             hooks,
+            cgroups: CgroupChoices {
+                // The modes but `ignore` differ only in what restore does.
+                record: self.manage_cgroups.unwrap_or(true),
+                roots: self
+                    .cgroup_root
+                    .iter()
+                    .map(|root| cgroup_root(root))
+                    .collect(),
+                only: self
+                    .cgroup_dump_controller
+                    .into_iter()
+                    .map(OsString::into_vec)
+                    .collect(),
+                settings: self.cgroup_props,
+                settings_file: self.cgroup_props_file,
+                yard: self.cgroup_yard,
+            },
             progress,
         };
         Some(Dump {
@@ -359,6 +413,24 @@ fn size(text: &str) -> Result<u64, String> {
         .ok_or_else(|| {
             "a size is a number of bytes, with K, M or G behind it if need be".to_owned()
         })
+}
+
+/// Whether a mode looks at cgroups at all.
+fn records_cgroups(mode: &str) -> Result<bool, String> {
+    match mode {
+        "ignore" => Ok(false),
+        "none" | "props" | "soft" | "full" | "strict" => Ok(true),
+        _ => Err("the modes are ignore, none, props, soft, full and strict".to_owned()),
+    }
+}
+
+/// `[CTRL:]PATH`: a hierarchy and a path in it.
+fn cgroup_root(text: &OsStr) -> (Option<Vec<u8>>, Vec<u8>) {
+    let bytes = text.as_bytes();
+    match bytes.iter().position(|byte| *byte == b':') {
+        Some(colon) => (Some(bytes[..colon].to_vec()), bytes[colon + 1..].to_vec()),
+        None => (None, bytes.to_vec()),
+    }
 }
 
 fn network_lock(text: &str) -> Result<NetworkLock, String> {

@@ -1,7 +1,10 @@
 //! Reading the resources of a frozen tree, each once.
 
+pub mod cgroups;
+pub mod clocks;
 pub mod files;
 pub mod here;
+pub mod lost;
 pub mod memory;
 pub mod namespaces;
 pub mod notes;
@@ -14,3 +17,4 @@ pub mod sockets;
 pub mod task;
 pub mod thread;
 pub mod tree;
+mod vdso;

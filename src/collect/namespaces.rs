@@ -32,16 +32,27 @@ impl OwnNamespaces {
         Ok(Self { inodes })
     }
 
-    /// Checks that a process shares every namespace with the dumper.
+    /// Checks that a process shares every namespace with the dumper, but for that of time: criu
+    /// puts every tree that it restores into a new one. Returns that one, by inode number.
     ///
     /// # Errors
     /// [`Error::Blocked`] with one entry per namespace of its own.
-    pub fn check(&self, pid: Pid, proc_dir: &ProcDir) -> Result<()> {
+    pub fn check(&self, pid: Pid, proc_dir: &ProcDir) -> Result<Option<u64>> {
         let mut blockers = Vec::new();
+        let mut time = None;
         for (own, kind) in self.inodes.iter().zip(KINDS) {
             let Some(own) = own else { continue };
             let theirs = proc_dir.stat(&format!("ns/{kind}"))?.st_ino;
-            if theirs != *own {
+            if kind == "time" {
+                time = Some(theirs);
+                if proc_dir.stat("ns/time_for_children")?.st_ino != theirs {
+                    blockers.push(Error::unsupported(
+                        pid,
+                        "a process whose children will be in another time namespace",
+                        "the image format has no place for it",
+                    ));
+                }
+            } else if theirs != *own {
                 blockers.push(Error::unsupported(
                     pid,
                     format!("a process in another {kind} namespace (inode {theirs}, the dumper's is {own})"),
@@ -50,7 +61,7 @@ impl OwnNamespaces {
             }
         }
         if blockers.is_empty() {
-            Ok(())
+            Ok(time)
         } else {
             Err(Error::Blocked(blockers))
         }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::ids::Tid;
 
-/// A kind of sharing, or of not sharing, that `criu restore` does not know.
+/// Something that `criu restore` does not know, or not bring back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoteKind {
     /// Two processes in one address space.
@@ -23,6 +23,28 @@ pub enum NoteKind {
     SystemV,
     /// An eventfd that counts down by one (`EFD_SEMAPHORE`).
     SemaphoreEventfd,
+    /// A process in a session that no ancestor of it leads.
+    ForeignSession,
+    /// A child of the root in a session whose leader is gone.
+    LeaderlessSession,
+    /// A stopped process for which signals wait.
+    StoppedWithSignals,
+    /// A `SIGTRAP` that waits.
+    PendingTrap,
+    /// Zombies whose exit status does not fit into seven bits.
+    ExitStatus,
+    /// Processes that send another signal than `SIGCHLD` when they end.
+    ExitSignal,
+    /// Processes with a personality.
+    Personality,
+    /// Processes that choose what a core dump holds.
+    CoredumpFilter,
+    /// Threads that may not run on all processors that the dumper may run on.
+    Affinity,
+    /// Threads with an I/O priority.
+    IoPriority,
+    /// Threads whose timers may ring later than others'.
+    TimerSlack,
 }
 
 /// One such finding.
@@ -30,7 +52,7 @@ pub enum NoteKind {
 pub struct Note {
     /// What it is.
     pub kind: NoteKind,
-    /// The tasks it is about: the first holder, then the other.
+    /// The tasks it is about; where two share something, the first holder, then the other.
     pub tids: Vec<Tid>,
 }
 
@@ -47,14 +69,84 @@ impl NoteKind {
             Self::PrivateFs => "private-fs",
             Self::SystemV => "system-v-memory",
             Self::SemaphoreEventfd => "semaphore-eventfd",
+            Self::ForeignSession => "foreign-session",
+            Self::LeaderlessSession => "leaderless-session",
+            Self::StoppedWithSignals => "stopped-with-signals",
+            Self::PendingTrap => "pending-trap",
+            Self::ExitStatus => "exit-status",
+            Self::ExitSignal => "exit-signal",
+            Self::Personality => "personality",
+            Self::CoredumpFilter => "coredump-filter",
+            Self::Affinity => "affinity",
+            Self::IoPriority => "io-priority",
+            Self::TimerSlack => "timer-slack",
         }
+    }
+
+    /// Whether a tree that was brought back could not go on as it was: such a tree is not killed
+    /// unless that was asked for.
+    #[must_use]
+    pub fn spoils(self) -> bool {
+        match self {
+            Self::SharedVm
+            | Self::SharedFs
+            | Self::SharedSighand
+            | Self::SharedFiles
+            | Self::PrivateFiles
+            | Self::PrivateFs
+            | Self::SystemV
+            | Self::SemaphoreEventfd
+            | Self::ForeignSession
+            | Self::StoppedWithSignals
+            | Self::PendingTrap => true,
+            Self::LeaderlessSession
+            | Self::ExitStatus
+            | Self::ExitSignal
+            | Self::Personality
+            | Self::CoredumpFilter
+            | Self::Affinity
+            | Self::IoPriority
+            | Self::TimerSlack => false,
+        }
+    }
+
+    /// Whether what is found in many tasks is one note.
+    fn is_gathered(self) -> bool {
+        !matches!(
+            self,
+            Self::SharedVm
+                | Self::SharedFs
+                | Self::SharedSighand
+                | Self::SharedFiles
+                | Self::PrivateFiles
+                | Self::PrivateFs
+        )
+    }
+}
+
+/// Adds a finding to the notes of a tree.
+pub fn add(notes: &mut Vec<Note>, kind: NoteKind, tids: Vec<Tid>) {
+    let same = notes.iter_mut().find(|note| note.kind == kind);
+    match same.filter(|_| kind.is_gathered()) {
+        Some(note) => note.tids.extend(tids),
+        None => notes.push(Note { kind, tids }),
     }
 }
 
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let tids: Vec<String> = self.tids.iter().map(ToString::to_string).collect();
-        let tids = tids.join(" and ");
+        /// Who wants to know all looks into the manifest.
+        const NAMED: usize = 5;
+        let named = self.tids.iter().take(NAMED).map(ToString::to_string);
+        let mut named: Vec<String> = named.collect();
+        if self.tids.len() > NAMED {
+            named.push(format!("{} more", self.tids.len() - NAMED));
+        }
+        let last = named.pop().unwrap_or_default();
+        let tids = match named.is_empty() {
+            true => last,
+            false => format!("{} and {last}", named.join(", ")),
+        };
         match self.kind {
             NoteKind::SharedVm => write!(
                 f,
@@ -88,6 +180,67 @@ impl fmt::Display for Note {
                 f,
                 "{tids} has a semaphore (eventfd with EFD_SEMAPHORE); after a restore it is an ordinary counter"
             ),
+            NoteKind::ForeignSession => write!(
+                f,
+                "{tids}: in a session that no ancestor leads; criu cannot restore that"
+            ),
+            NoteKind::LeaderlessSession => write!(
+                f,
+                "{tids}: in a session whose leader is gone; after a restore not a child of the root"
+            ),
+            NoteKind::StoppedWithSignals => write!(
+                f,
+                "{tids}: stopped, with signals waiting that a restore delivers before it stops it"
+            ),
+            NoteKind::PendingTrap => write!(f, "{tids}: a SIGTRAP waits, which a restore loses"),
+            NoteKind::ExitStatus => write!(
+                f,
+                "{tids}: ended with a status above 127, of which a restore keeps seven bits"
+            ),
+            NoteKind::ExitSignal => write!(
+                f,
+                "{tids}: tells its parent of its end by another signal; after a restore by SIGCHLD"
+            ),
+            NoteKind::Personality => {
+                write!(f, "{tids}: a personality, which a restore does not set")
+            }
+            NoteKind::CoredumpFilter => write!(
+                f,
+                "{tids}: a choice of what core dumps hold, which a restore does not make"
+            ),
+            NoteKind::Affinity => write!(
+                f,
+                "{tids}: bound to some processors; after a restore to those of the restorer"
+            ),
+            NoteKind::IoPriority => {
+                write!(f, "{tids}: an I/O priority, which a restore does not set")
+            }
+            NoteKind::TimerSlack => {
+                write!(f, "{tids}: a timer slack, which a restore does not set")
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_many_have_is_one_note_that_names_a_few() {
+        let mut notes = Vec::new();
+        for tid in 1..=7 {
+            add(&mut notes, NoteKind::Affinity, vec![Tid(tid)]);
+        }
+        add(&mut notes, NoteKind::SharedVm, vec![Tid(1), Tid(2)]);
+        add(&mut notes, NoteKind::SharedVm, vec![Tid(1), Tid(3)]);
+        assert_eq!(notes.len(), 3);
+        assert_eq!(notes[0].tids.len(), 7);
+        assert!(
+            notes[0]
+                .to_string()
+                .starts_with("1, 2, 3, 4, 5 and 2 more: bound")
+        );
+        assert!(notes[2].to_string().starts_with("1 and 3 share"));
     }
 }

@@ -3,11 +3,13 @@
 //! Read before anything is run inside a task. A complaint about one task waits until that
 //! task's turn.
 
+use nix::errno::Errno;
+
 use super::files::count_descriptors;
 use super::namespaces::OwnNamespaces;
 use super::parallel;
 use crate::ahead::LookAhead;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::freeze::Process;
 use crate::ids::{Pid, Tid};
 use crate::kcmp::FsFingerprint;
@@ -21,6 +23,8 @@ use crate::proc::status::{Status, parse_status};
 /// What is told of a process.
 #[derive(Debug)]
 pub(super) struct Reading {
+    /// Its time namespace, where there are such.
+    pub(super) time_namespace: Option<u64>,
     pub(super) memory: TaskMemory,
     pub(super) mappings: Vec<Mapping>,
     pub(super) flags: MappingFlags,
@@ -48,6 +52,8 @@ pub(super) struct ThreadReading {
     pub(super) status: Status,
     /// Its name, up to 15 bytes.
     pub(super) comm: Vec<u8>,
+    /// In which cgroups it is; nothing where there are none.
+    pub(super) cgroups: Vec<u8>,
 }
 
 /// Reads all living processes; `None` for zombies.
@@ -112,7 +118,7 @@ pub(super) fn read_one(
 }
 
 fn read(pid: Pid, proc_dir: &ProcDir, own: &OwnNamespaces, ahead: &LookAhead) -> Result<Reading> {
-    own.check(pid, proc_dir)?;
+    let time_namespace = own.check(pid, proc_dir)?;
     let memory = TaskMemory::open(proc_dir, pid.leader())?;
     let (mappings, flags) = if ahead.space(pid).is_some() {
         let text = proc_dir.read("maps")?;
@@ -125,6 +131,7 @@ fn read(pid: Pid, proc_dir: &ProcDir, own: &OwnNamespaces, ahead: &LookAhead) ->
     };
     let auxv = proc_dir.read("auxv")?;
     Ok(Reading {
+        time_namespace,
         memory,
         mappings,
         flags,
@@ -141,7 +148,19 @@ fn read_thread(proc_dir: &ProcDir, tid: Tid) -> Result<ThreadReading> {
     let mut comm = proc_dir.read(&format!("task/{tid}/comm"))?;
     // The kernel adds one newline; the name itself may end in another.
     comm.pop();
-    Ok(ThreadReading { status, comm })
+    let cgroups = match proc_dir.read(&format!("task/{tid}/cgroup")) {
+        // A kernel without cgroups.
+        Err(Error::Syscall {
+            errno: Errno::ENOENT,
+            ..
+        }) => Vec::new(),
+        answer => answer?,
+    };
+    Ok(ThreadReading {
+        status,
+        comm,
+        cgroups,
+    })
 }
 
 /// Reads the mappings with their flags.

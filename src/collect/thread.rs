@@ -177,6 +177,7 @@ pub struct Questions {
     tid_address: Buffer,
     parent_death_signal: Buffer,
     securebits: CallIndex,
+    timer_slack: CallIndex,
 }
 
 /// Adds the questions every thread is asked.
@@ -195,11 +196,13 @@ pub fn questions(batch: &mut Batch) -> Questions {
         &[number(libc::PR_GET_PDEATHSIG), parent_death_signal.into()],
     );
     let securebits = batch.call(libc::SYS_prctl, &[number(libc::PR_GET_SECUREBITS)]);
+    let timer_slack = batch.call(libc::SYS_prctl, &[number(libc::PR_GET_TIMERSLACK)]);
     Questions {
         altstack,
         tid_address,
         parent_death_signal,
         securebits,
+        timer_slack,
     }
 }
 
@@ -228,6 +231,8 @@ pub struct Thread {
     pub comm: Vec<u8>,
     /// Credentials and masks from `status`.
     pub status: Status,
+    /// The number of the set of cgroups that it is in.
+    pub cgroup_set: u32,
     /// `SECBIT_*`.
     pub securebits: u32,
     /// Its alternate signal stack.
@@ -238,6 +243,8 @@ pub struct Thread {
     pub parent_death_signal: u32,
     /// Policy, static priority, nice value.
     pub scheduling: sched::Scheduling,
+    /// How much later than asked for its timers may ring, in nanoseconds; 0 for a real-time thread.
+    pub timer_slack_ns: u64,
 }
 
 impl Thread {
@@ -249,6 +256,7 @@ impl Thread {
         capture: Capture,
         comm: Vec<u8>,
         status: Status,
+        cgroup_set: u32,
         questions: Questions,
         answers: &Results,
     ) -> Result<Self> {
@@ -256,9 +264,19 @@ impl Thread {
         let securebits = answers
             .small(questions.securebits)
             .on("prctl GET_SECUREBITS inside", tid)?;
+        let scheduling = sched::scheduling(tid).on("sched_getattr", tid)?;
+        if scheduling.policy == sched::DEADLINE {
+            return Err(Error::unsupported(
+                tid,
+                "a thread with deadline scheduling",
+                "the image format has no place for it: give the thread another policy first",
+            ));
+        }
+        let timer_slack = answers.value(questions.timer_slack);
         Ok(Self {
             comm,
             status,
+            cgroup_set,
             securebits,
             altstack: AltStack {
                 sp: answers.word(questions.altstack, 0),
@@ -267,7 +285,10 @@ impl Thread {
             },
             clear_tid_address: answers.word(questions.tid_address, 0),
             parent_death_signal: answers.half(questions.parent_death_signal, 0),
-            scheduling: sched::scheduling(tid).on("sched_getattr", tid)?,
+            scheduling,
+            timer_slack_ns: timer_slack
+                .on("prctl GET_TIMERSLACK inside", tid)?
+                .cast_unsigned(),
             capture,
         })
     }

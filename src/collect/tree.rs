@@ -11,20 +11,24 @@ use std::time::Instant;
 use nix::errno::Errno;
 use tracing::warn;
 
+use super::cgroups::{CgroupSets, Cgroups};
+use super::clocks::Clocks;
 use super::files::{
     DescriptorTable, Files, Mapper, Residency, ResidencyQuestion, TableOwner, count_descriptors,
     descriptors,
 };
 use super::here::Here;
+use super::lost::{self, Inheritance};
 use super::memory::{self, AddressSpace};
 use super::namespaces::OwnNamespaces;
-use super::notes::{Note, NoteKind};
+use super::notes::{self, Note, NoteKind};
 use super::reading::{
     MappingFlags, Reading, ThreadReading, fs_looks, read_all, read_one, read_smaps,
 };
 use super::seccomp;
 use super::task::{self, Living, Task};
 use super::thread::{self, Capture, Thread};
+use super::vdso;
 use crate::ahead::LookAhead;
 use crate::clock::Clock;
 use crate::error::{Blockers, Error, Result, ResultExt};
@@ -101,6 +105,10 @@ pub struct Collection {
     pub filesystems: Vec<Owned<Filesystem>>,
     /// Open files, each once, and what goes with them.
     pub files: Files,
+    /// In which cgroups they are, if not all in the dumper's.
+    pub cgroups: Option<Cgroups>,
+    /// The clocks that they see; `None` where the kernel has one time for all.
+    pub clocks: Option<Clocks>,
     /// What today's restorers cannot bring back as it was.
     pub notes: Vec<Note>,
     /// The trees, for their counters.
@@ -149,20 +157,26 @@ pub fn collect(
         here,
         snapshots,
     } = before;
+    let files = Files::new(&options.sockets, &options.files, &here);
     let mut collector = Collector {
         snapshots,
         ahead,
         locked: ahead.uses_duplicates().then(LockedInodes::read).flatten(),
         take_in_orphans: HashSet::new(),
-        own: here.namespaces.clone(),
         deadline: watch.deadline(),
         blockers,
+        own: here.namespaces,
+        inheritance: here.inheritance,
+        cgroups: here.cgroups,
+        time_namespace: None,
         collection: Collection {
             tasks: Vec::with_capacity(tree.processes.len()),
             spaces: Vec::new(),
             tables: Vec::new(),
             filesystems: Vec::new(),
-            files: Files::new(&options.sockets, &options.files, &here),
+            files,
+            cgroups: None,
+            clocks: None,
             notes: Vec::new(),
             identities: Identities::new(),
         },
@@ -192,6 +206,9 @@ pub fn collect(
             _ => collector.look_only(process)?,
         }
     }
+    for (kind, tids) in lost::sessions(&tree.processes) {
+        collector.note(kind, tids);
+    }
     collector.gather(|this| {
         let tree = &mut this.collection.identities.file;
         this.collection.files.complete_sockets(tree)
@@ -206,8 +223,14 @@ pub fn collect(
         let in_tree = |pid| tree.processes.iter().any(|process| process.pid == pid);
         this.collection.files.complete_names(in_tree)
     })?;
+    let in_tree = |pid| tree.processes.iter().any(|process| process.pid == pid);
+    collector.collection.files.warn_of_lost_locks(in_tree);
     let notes = std::mem::take(&mut collector.collection.files.notes);
-    collector.collection.notes.extend(notes);
+    for Note { kind, tids } in notes {
+        collector.note(kind, tids);
+    }
+    collector.collection.cgroups = collector.gather(|this| this.cgroups.finish())?.flatten();
+    collector.collection.clocks = Clocks::of(&tree.root().proc_dir)?;
     clock.stage("scan");
     Ok(collector.collection)
 }
@@ -228,6 +251,10 @@ struct Collector<'a> {
     /// Processes that become the parents of their descendants' orphans.
     take_in_orphans: HashSet<Pid>,
     own: OwnNamespaces,
+    inheritance: Inheritance,
+    cgroups: CgroupSets,
+    /// That of the root.
+    time_namespace: Option<u64>,
     deadline: Instant,
     blockers: &'a mut Blockers,
     collection: Collection,
@@ -279,7 +306,8 @@ struct KnownDescriptors<'a> {
 }
 
 /// What was read of an address space before anything was run on it.
-struct Maps {
+struct Maps<'a> {
+    memory: &'a TaskMemory,
     mappings: Vec<Mapping>,
     flags: MappingFlags,
     auxv: Vec<u64>,
@@ -287,6 +315,7 @@ struct Maps {
 
 struct ArrivedThread {
     capture: Capture,
+    cgroup_set: u32,
     comm: Vec<u8>,
     status: Status,
     /// What the thread holds, where that is not what its leader holds.
@@ -301,12 +330,16 @@ impl Collector<'_> {
     }
 
     fn zombie(&mut self, process: &Process) {
+        let task = Task {
+            pid: process.pid,
+            stat: process.stat.clone(),
+            living: None,
+        };
+        if let Some((kind, tids)) = lost::lost_by_zombie(&task) {
+            self.note(kind, tids);
+        }
         self.collection.tasks.push(CollectedTask {
-            task: Task {
-                pid: process.pid,
-                stat: process.stat.clone(),
-                living: None,
-            },
+            task,
             parent: process.parent,
             holdings: None,
         });
@@ -325,6 +358,7 @@ impl Collector<'_> {
             reading.flags = MappingFlags::Later;
         }
         let Reading {
+            time_namespace,
             memory,
             mappings,
             flags,
@@ -332,6 +366,15 @@ impl Collector<'_> {
             descriptors: count,
             threads: told,
         } = reading;
+        if process.parent.is_none() {
+            self.time_namespace = time_namespace;
+        } else if time_namespace != self.time_namespace {
+            return Err(Error::unsupported(
+                process.pid,
+                "a process in another time namespace than the root of the tree",
+                "the image format has no place for it",
+            ));
+        }
         let Some(leader_status) = told.first().map(|told| &told.status) else {
             return Err(Error::Vanished { tid: leader });
         };
@@ -358,13 +401,18 @@ impl Collector<'_> {
         let mut threads = Vec::with_capacity(process.threads.len());
         for (stopped, told) in process.threads.iter().zip(told) {
             let tid = stopped.tid();
-            let ThreadReading { status, comm } = told;
+            let ThreadReading {
+                status,
+                comm,
+                cgroups,
+            } = told;
             let captured = self.gather(|_| {
                 let mut capture = Capture::of(stopped, &memory)?;
                 capture.filters = seccomp::open(stopped, &status)?;
                 Ok(capture)
             })?;
-            let Some(mut capture) = captured else {
+            let cgroup_set = self.gather(|this| this.cgroups.set_of(tid, &cgroups))?;
+            let (Some(mut capture), Some(cgroup_set)) = (captured, cgroup_set) else {
                 continue;
             };
             capture.settle_temporary_mask(status.signals_blocked);
@@ -374,6 +422,7 @@ impl Collector<'_> {
                 self.private_things(process, tid, &status, ids)?
             };
             threads.push(ArrivedThread {
+                cgroup_set,
                 capture,
                 comm,
                 status,
@@ -485,7 +534,7 @@ impl Collector<'_> {
     }
 
     fn note(&mut self, kind: NoteKind, tids: Vec<Tid>) {
-        self.collection.notes.push(Note { kind, tids });
+        notes::add(&mut self.collection.notes, kind, tids);
     }
 
     /// Third pass: reads what a process was the first to show.
@@ -518,6 +567,7 @@ impl Collector<'_> {
                     &living,
                     snapshot,
                     Maps {
+                        memory: &memory,
                         mappings,
                         flags,
                         auxv,
@@ -534,6 +584,9 @@ impl Collector<'_> {
             }
         }
         self.gather(|this| this.filesystem(sightings.fs, leader, proc_dir, &living.status))?;
+        for (kind, tids) in self.inheritance.lost_by(process, &living)? {
+            self.note(kind, tids);
+        }
         let known = KnownDescriptors {
             fds: (!has_other_fds).then_some(fds.as_slice()),
             close_on_exec: Some(close_on_exec.as_slice()),
@@ -708,6 +761,7 @@ impl Collector<'_> {
                 known.capture.clone(),
                 known.comm.clone(),
                 known.status.clone(),
+                known.cgroup_set,
                 questions,
                 answers,
             )?);
@@ -763,7 +817,7 @@ impl Collector<'_> {
         process: &Process,
         living: &Living,
         snapshot: Option<Snapshot>,
-        maps: Maps,
+        maps: Maps<'_>,
         residency: &[Residency],
     ) -> Result<AddressSpace> {
         let proc_dir = &process.proc_dir;
@@ -794,9 +848,11 @@ impl Collector<'_> {
             owner: (living.status.uids.effective, living.status.gids.effective),
             residency,
         };
-        let vmas = memory::classify(tid, smaps, &process.stat.layout, living.brk, &mut |vma| {
-            files.mapped(mapper, vma, tree)
-        })?;
+        let mut vmas =
+            memory::classify(tid, smaps, &process.stat.layout, living.brk, &mut |vma| {
+                files.mapped(mapper, vma, tree)
+            })?;
+        vdso::leave_out_served(&mut vmas, maps.memory)?;
         let stack_pointer = living.threads[0].capture.registers.rsp;
         let listed = memory::list_pages(
             tid,

@@ -55,6 +55,46 @@ fn before_call(registers: &Registers, number: u64) -> Registers {
     }
 }
 
+/// The registers with which a copy of the thread starts that has no kernel state of its own: an
+/// interrupted call is made again, unless it would then wait longer than it was told. Such a call
+/// returns `EINTR`, since what was left of its time is lost.
+#[must_use]
+pub fn restarted_anew(registers: &Registers) -> Registers {
+    match restart_of(registers) {
+        Restart::None => *registers,
+        // The number of the call stays: it tells a restorer that the thread was in one.
+        Restart::SameCall => Registers {
+            orig_rax: registers.orig_rax,
+            ..restarted(registers)
+        },
+        Restart::RestartBlock if is_told_the_end_of_its_wait(registers) => Registers {
+            orig_rax: registers.orig_rax,
+            ..before_call(registers, registers.orig_rax)
+        },
+        Restart::RestartBlock => Registers {
+            rax: EINTR,
+            ..*registers
+        },
+    }
+}
+
+/// Whether a call with a restart block would wait until the same moment if it were made anew:
+/// it waits for ever, or until a moment that it names.
+fn is_told_the_end_of_its_wait(registers: &Registers) -> bool {
+    const FUTEX_COMMAND: u64 = 0x7f;
+    let Ok(call) = i64::try_from(registers.orig_rax) else {
+        return false;
+    };
+    match call {
+        // A negative number of milliseconds.
+        libc::SYS_poll => registers.rdx & 1 << 31 != 0,
+        libc::SYS_futex => {
+            registers.rsi & FUTEX_COMMAND == u64::from(libc::FUTEX_WAIT_BITSET.unsigned_abs())
+        }
+        _ => false,
+    }
+}
+
 /// Makes the kernel take up a call that it would end with `EINTR` because of our stop.
 ///
 /// Nearly every call is restarted by the kernel after a stop, or goes on with the time that
@@ -62,12 +102,19 @@ fn before_call(registers: &Registers, number: u64) -> Registers {
 /// the same as never having been interrupted. With a time-out it would wait longer than it was
 /// told, so that such a call returns `EINTR`, as signal(7) says it does after a stop.
 ///
+/// A call with a restart block whose end does not depend on when it was made is made again, too:
+/// once it has gone on through `restart_syscall`, the next dump would not see which call it is.
+///
 /// Returns whether the registers were changed. They say `ERESTARTNOHAND` then: should a
 /// handler run when the thread goes on, the call returns `EINTR` after all.
 pub fn undo_interruption(registers: &mut Registers) -> bool {
     let Ok(call) = i64::try_from(registers.orig_rax) else {
         return false;
     };
+    if restart_of(registers) == Restart::RestartBlock && is_told_the_end_of_its_wait(registers) {
+        registers.rax = ERESTARTNOHAND;
+        return true;
+    }
     if registers.rax != EINTR {
         return false;
     }
@@ -114,6 +161,32 @@ mod tests {
         before.rax = ERESTART_RESTARTBLOCK;
         assert_eq!(restart_of(&before), Restart::RestartBlock);
         assert_eq!(restarted(&before).rax, 219);
+    }
+
+    #[test]
+    fn a_copy_makes_a_call_again_whose_end_is_told() {
+        let mut poll = registers();
+        poll.orig_rax = libc::SYS_poll.unsigned_abs();
+        poll.rax = ERESTART_RESTARTBLOCK;
+        poll.rdx = 0xffff_ffff;
+        let again = restarted_anew(&poll);
+        assert_eq!(
+            (again.rax, again.rip, again.orig_rax),
+            (poll.orig_rax, 0xffe, poll.orig_rax)
+        );
+        let mut taken_up = poll;
+        assert!(undo_interruption(&mut taken_up));
+        assert_eq!(restart_of(&taken_up), Restart::SameCall);
+        poll.rdx = 1000;
+        assert!(!undo_interruption(&mut poll));
+        let ended = restarted_anew(&poll);
+        assert_eq!((ended.rax, ended.rip), (EINTR, 0x1000));
+        let mut wait = poll;
+        wait.orig_rax = libc::SYS_futex.unsigned_abs();
+        wait.rsi = 9 | 128;
+        assert_eq!(restarted_anew(&wait).rip, 0xffe);
+        wait.rsi = 128;
+        assert_eq!(restarted_anew(&wait).rax, EINTR);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! kernel's.
 
 pub mod catalogue;
+mod cgroups;
 pub mod copy;
 pub mod files;
 pub mod folder;

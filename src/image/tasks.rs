@@ -1,12 +1,10 @@
 //! Tasks as images: `core-`, `ids-`, `fs-`, `pstree`.
 
-use nix::errno::Errno;
-
 use super::proto;
 use crate::collect::task::{Handler, Interval, Living, PosixTimer, Task};
 use crate::collect::thread::{Capture, QueuedSignal, Thread};
 use crate::error::{Error, Result};
-use crate::freeze::interrupted::{Restart, restart_of, restarted};
+use crate::freeze::interrupted::restarted_anew;
 use crate::proc::timers::{Notify, Receiver};
 use crate::sys::ptrace::{Registers, UserDesc};
 use crate::sys::xstate;
@@ -59,12 +57,7 @@ pub fn zombie_core(task: &Task) -> proto::CoreEntry {
 ///
 /// # Errors
 /// [`Error::Unsupported`] for CPU state without a field.
-pub fn leader_core(
-    task: &Task,
-    living: &Living,
-    thread: &Thread,
-    cg_set: u32,
-) -> Result<proto::CoreEntry> {
+pub fn leader_core(task: &Task, living: &Living, thread: &Thread) -> Result<proto::CoreEntry> {
     let state = match living.group_stop {
         None => TASK_ALIVE,
         Some(_) => TASK_STOPPED,
@@ -85,7 +78,7 @@ pub fn leader_core(
                 .map(|&(cur, max)| proto::RlimitEntry { cur, max })
                 .collect(),
         }),
-        cg_set: Some(cg_set),
+        cg_set: Some(thread.cgroup_set),
         signals_s: Some(queue(&living.signals)),
         loginuid: Some(living.loginuid),
         oom_score_adj: Some(living.oom_score_adj),
@@ -94,7 +87,7 @@ pub fn leader_core(
         membarrier_registration_mask: (living.membarrier != 0).then_some(living.membarrier),
         ..Default::default()
     };
-    let mut core = thread_core(thread, cg_set)?;
+    let mut core = thread_core(thread)?;
     core.tc = Some(tc);
     // The leader's mask stands in the task part.
     if let Some(thread_core) = &mut core.thread_core {
@@ -107,14 +100,14 @@ pub fn leader_core(
 ///
 /// # Errors
 /// [`Error::Unsupported`] for CPU state without a field.
-pub fn thread_core(thread: &Thread, cg_set: u32) -> Result<proto::CoreEntry> {
+pub fn thread_core(thread: &Thread) -> Result<proto::CoreEntry> {
     let capture = &thread.capture;
     let (robust_head, robust_len) = capture.robust_list;
     Ok(proto::CoreEntry {
         mtype: X86_64,
         thread_info: Some(proto::ThreadInfoX86 {
             clear_tid_addr: thread.clear_tid_address,
-            gpregs: registers(&saved_registers(capture)),
+            gpregs: registers(&restarted_anew(&capture.registers)),
             fpregs: fpregs(capture)?,
             tls: capture.tls.iter().map(user_desc).collect(),
         }),
@@ -135,30 +128,11 @@ pub fn thread_core(thread: &Thread, cg_set: u32) -> Result<proto::CoreEntry> {
             creds: Some(creds(thread)),
             comm: Some(thread.comm.clone()),
             rseq_entry: rseq(capture),
-            cg_set: Some(cg_set),
+            cg_set: Some(thread.cgroup_set),
             ..Default::default()
         }),
         ..Default::default()
     })
-}
-
-/// The registers a restored thread starts with: an interrupted call is made again, except
-/// where the kernel's memory of it is lost with the task; that call returns `EINTR`.
-fn saved_registers(capture: &Capture) -> Registers {
-    let mut saved = capture.registers;
-    match restart_of(&saved) {
-        Restart::None => {}
-        Restart::SameCall => {
-            saved = restarted(&saved);
-            saved.orig_rax = capture.registers.orig_rax;
-        }
-        Restart::RestartBlock => {
-            saved.rax = i64::from(Errno::EINTR as i32)
-                .wrapping_neg()
-                .cast_unsigned()
-        }
-    }
-    saved
 }
 
 fn registers(r: &Registers) -> proto::UserX86RegsEntry {

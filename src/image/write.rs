@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use super::catalogue::Kind;
+use super::cgroups::cgroup_entry;
 use super::files::{
     FileTypes, memfd_entry, write_fdinfo, write_files, write_ghost, write_pipe_content,
     write_remaps,
@@ -21,6 +22,8 @@ use super::sockets::write_queue;
 use super::tcp::{lock_method, run_id, write_stream};
 use super::terminals::{tty_data_entry, tty_info_entry};
 use super::{proto, tasks};
+use crate::collect::cgroups::OWN_SET;
+use crate::collect::clocks::Clocks;
 use crate::collect::files::{DescriptorTable, Files, Segment};
 use crate::collect::memory::AddressSpace;
 use crate::collect::page_identity::SharedPages;
@@ -37,8 +40,6 @@ use crate::watch::Watch;
 
 /// Version 2 of the format: a leading magic in every image.
 const IMAGE_VERSION: u32 = 2;
-/// The cgroup set of the dumper, in which a tree is restored.
-const OWN_CGROUP_SET: u32 = 1;
 
 /// What writing amounted to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,6 +96,8 @@ pub fn write(
         tables,
         filesystems,
         files,
+        cgroups,
+        clocks,
         ..
     } = collection;
     let types = FileTypes::of(&files.open);
@@ -112,6 +115,12 @@ pub fn write(
     folder.record(pstree.finish()?);
     if let Some(entry) = writer.filters.entry() {
         writer.single(Kind::Seccomp, 0, entry)?;
+    }
+    if let Some(cgroups) = &cgroups {
+        writer.single(Kind::Cgroup, 0, &cgroup_entry(cgroups))?;
+    }
+    if let Some(clocks) = clocks {
+        writer.single(Kind::Timens, TREES_TIME, &timens_entry(clocks))?;
     }
     for one in &tasks {
         match (&one.task.living, &one.holdings) {
@@ -139,7 +148,7 @@ pub fn write_inventory(folder: &ImageFolder, sockets: &SocketChoices, lock: &Loc
         fdinfo_per_id: Some(true),
         root_ids: Some(kobj_ids(Identities::DUMPER)),
         ns_per_id: Some(true),
-        root_cg_set: Some(OWN_CGROUP_SET),
+        root_cg_set: Some(OWN_SET),
         lsmtype: Some(0),
         tcp_close: sockets.tcp_close.then_some(true),
         network_lock_method: Some(lock_method(lock)),
@@ -166,6 +175,21 @@ fn kobj_ids(ids: TaskIds) -> proto::TaskKobjIdsEntry {
         mnt_ns_id: Some(6),
         user_ns_id: Some(7),
         cgroup_ns_id: Some(8),
+    }
+}
+
+/// Number of the clocks of a tree that is not in a time namespace by the words of its ids.
+const TREES_TIME: u32 = 0;
+
+/// The clocks with which a restored tree goes on.
+fn timens_entry(clocks: Clocks) -> proto::TimensEntry {
+    let timespec = |time: std::time::Duration| proto::Timespec {
+        tv_sec: time.as_secs(),
+        tv_nsec: u64::from(time.subsec_nanos()),
+    };
+    proto::TimensEntry {
+        monotonic: timespec(clocks.monotonic),
+        boottime: timespec(clocks.boottime),
     }
 }
 
@@ -207,9 +231,9 @@ impl Writer<'_> {
     fn task(&self, task: &Task, living: &Living, holdings: &Holdings) -> Result<()> {
         for (index, thread) in living.threads.iter().enumerate() {
             let mut core = if index == 0 {
-                tasks::leader_core(task, living, thread, OWN_CGROUP_SET)?
+                tasks::leader_core(task, living, thread)?
             } else {
-                tasks::thread_core(thread, OWN_CGROUP_SET)?
+                tasks::thread_core(thread)?
             };
             self.filters.note(thread.capture.tid, &mut core);
             self.single(Kind::Core, thread.capture.tid.number(), &core)?;

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use nix::sys::stat::makedev;
 
 use super::text::ParseError;
+use crate::ids::Pid;
 
 /// The inodes that have a lock or lease.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,18 +48,59 @@ pub fn parse_locks(text: &[u8]) -> Result<LockedInodes, ParseError> {
         if line.is_empty() {
             continue;
         }
-        let mut words = line.split(|byte| *byte == b' ');
-        let inode = words.find_map(|word| {
-            let mut parts = std::str::from_utf8(word).ok()?.split(':');
-            let (major, minor) = (parts.next()?, parts.next()?);
-            let inode = parts.next()?.parse().ok()?;
-            let number = |hex| u64::from_str_radix(hex, 16).ok();
-            Some((makedev(number(major)?, number(minor)?), inode))
-        });
         let missing = || ParseError::new(index + 1, "MAJOR:MINOR:INODE", line);
-        inodes.insert(inode.ok_or_else(missing)?);
+        inodes.insert(inode_in(line).ok_or_else(missing)?);
     }
     Ok(LockedInodes { inodes })
+}
+
+/// Device and inode that a line names.
+fn inode_in(line: &[u8]) -> Option<(u64, u64)> {
+    let mut words = line.split(|byte| *byte == b' ');
+    words.find_map(|word| {
+        let mut parts = std::str::from_utf8(word).ok()?.split(':');
+        let (major, minor) = (parts.next()?, parts.next()?);
+        let inode = parts.next()?.parse().ok()?;
+        let number = |hex| u64::from_str_radix(hex, 16).ok();
+        Some((makedev(number(major)?, number(minor)?), inode))
+    })
+}
+
+/// A lock of an open file, by whatever leads to that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenFilesLock {
+    /// Device and inode.
+    pub inode: (u64, u64),
+    /// Who took it; `None` where that is not told.
+    pub pid: Option<Pid>,
+    /// The line without its number, as fdinfo shows it, too.
+    pub text: Vec<u8>,
+}
+
+/// The locks of open files in `/proc/locks`; a line that makes no sense is none.
+#[must_use]
+pub fn locks_of_open_files(text: &[u8]) -> Vec<OpenFilesLock> {
+    let lines = text.split(|byte| *byte == b'\n');
+    lines
+        .filter_map(|line| {
+            let lock = parse_held_lock(line).ok()?;
+            let text = without_number(line);
+            let pid = std::str::from_utf8(text).ok()?;
+            let pid = pid.split_ascii_whitespace().nth(3)?.parse().ok();
+            (lock.kind != LockKind::Posix).then_some(OpenFilesLock {
+                inode: inode_in(line)?,
+                pid: pid.filter(|pid| *pid > 0).map(Pid),
+                text: text.to_vec(),
+            })
+        })
+        .collect()
+}
+
+/// A line without the number that stands in front.
+#[must_use]
+pub fn without_number(line: &[u8]) -> &[u8] {
+    let colon = line.iter().position(|byte| *byte == b':');
+    line[colon.map_or(0, |colon| colon + 1)..].trim_ascii()
 }
 
 /// What kind of lock it is.
@@ -196,6 +238,22 @@ mod tests {
         assert!(!locks.contains(makedev(0xfe, 0), 77));
         assert!(parse_locks(b"1: POSIX  ADVISORY  WRITE 3 <none>:0 0 EOF\n").is_err());
         assert_eq!(parse_locks(b""), Ok(LockedInodes::default()));
+    }
+
+    #[test]
+    fn locks_of_open_files_are_those_that_stand() {
+        let text = b"1: POSIX  ADVISORY  WRITE 3548 fe:00:4588 0 EOF\n\
+            2: FLOCK  ADVISORY  READ  77 00:1f:5 0 EOF\n\
+            2: -> FLOCK  ADVISORY  WRITE 78 00:1f:5 0 EOF\n\
+            3: OFDLCK ADVISORY  READ  -1 103:02:9 0 EOF\n";
+        let locks = locks_of_open_files(text);
+        let told = |lock: &OpenFilesLock| (lock.inode, lock.pid);
+        let expected = [
+            ((makedev(0, 0x1f), 5), Some(Pid(77))),
+            ((makedev(0x103, 2), 9), None),
+        ];
+        assert_eq!(locks.iter().map(told).collect::<Vec<_>>(), expected);
+        assert_eq!(locks[0].text, b"FLOCK  ADVISORY  READ  77 00:1f:5 0 EOF");
     }
 
     #[test]

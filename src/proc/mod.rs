@@ -13,6 +13,7 @@ pub mod smaps;
 pub mod stat;
 pub mod status;
 pub mod text;
+pub mod timens;
 pub mod timers;
 
 use std::ffi::OsString;

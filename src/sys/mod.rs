@@ -6,6 +6,7 @@
 
 pub mod auxv;
 pub mod capability;
+pub mod cgroupfs;
 pub mod fcntl;
 pub mod guardian;
 pub mod handle;

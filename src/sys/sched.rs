@@ -28,6 +28,42 @@ struct SchedAttr {
     clamps: [u32; 2],
 }
 
+/// `SCHED_DEADLINE`.
+pub const DEADLINE: u32 = 6;
+
+/// `sched_getaffinity(2)`: the processors that a thread may run on, bit n % 64 of word n / 64
+/// for processor n.
+///
+/// # Errors
+/// `ESRCH` no such thread.
+pub fn affinity(tid: Tid) -> Result<Vec<u64>, Errno> {
+    /// As many processors as any kernel is built for.
+    const MOST_WORDS: usize = 8192 / 64;
+    let mut words = vec![0_u64; MOST_WORDS];
+    // SAFETY: the kernel fills at most the given number of bytes of a live buffer.
+    let filled = Errno::result(unsafe {
+        libc::syscall(
+            libc::SYS_sched_getaffinity,
+            tid.0,
+            MOST_WORDS * 8,
+            words.as_mut_ptr(),
+        )
+    })?;
+    words.truncate(usize::try_from(filled).unwrap_or(0) / 8);
+    Ok(words)
+}
+
+/// `ioprio_get(2)`: the I/O priority of a thread; 0 for none of its own.
+///
+/// # Errors
+/// `ESRCH` no such thread.
+pub fn io_priority(tid: Tid) -> Result<i32, Errno> {
+    const WHO_PROCESS: i32 = 1;
+    // SAFETY: two integers.
+    let priority = unsafe { libc::syscall(libc::SYS_ioprio_get, WHO_PROCESS, tid.0) };
+    Errno::result(priority).map(|priority| i32::try_from(priority).unwrap_or(0))
+}
+
 /// `setpriority(2)`: lets the others go first, the calling thread and those it will start.
 ///
 /// # Errors

@@ -119,25 +119,14 @@ impl Guest {
         );
     }
 
+    /// The pids of the tree, the root's first, in no other order.
+    pub(crate) fn all_pids(&self) -> Vec<i32> {
+        with_descendants(vec![self.pid])
+    }
+
     /// The pids below the root that are in sessions of their own.
     pub(crate) fn other_sessions(&self) -> Vec<i32> {
-        let mut found = session(self.pid);
-        let mut index = 0;
-        while let Some(pid) = found.get(index).copied() {
-            let tasks = std::fs::read_dir(format!("/proc/{pid}/task"))
-                .into_iter()
-                .flatten();
-            for task in tasks.flatten() {
-                let children = std::fs::read_to_string(task.path().join("children"));
-                let children = children.unwrap_or_default();
-                let pids = children
-                    .split_whitespace()
-                    .map(|word| word.parse::<i32>().unwrap());
-                let new: Vec<i32> = pids.filter(|pid| !found.contains(pid)).collect();
-                found.extend(new);
-            }
-            index += 1;
-        }
+        let mut found = with_descendants(session(self.pid));
         found.retain(|pid| session_of(*pid) != Some(self.pid));
         found
     }
@@ -186,6 +175,27 @@ fn in_own_session(command: &Command) -> Command {
         }
     }
     wrapped
+}
+
+/// These processes and all that descend from them.
+fn with_descendants(mut found: Vec<i32>) -> Vec<i32> {
+    let mut index = 0;
+    while let Some(pid) = found.get(index).copied() {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task"))
+            .into_iter()
+            .flatten();
+        for task in tasks.flatten() {
+            let children = std::fs::read_to_string(task.path().join("children"));
+            let children = children.unwrap_or_default();
+            let pids = children
+                .split_whitespace()
+                .map(|word| word.parse::<i32>().unwrap());
+            let new: Vec<i32> = pids.filter(|pid| !found.contains(pid)).collect();
+            found.extend(new);
+        }
+        index += 1;
+    }
+    found
 }
 
 /// The pids of a session, zombies included: as long as one is there its number is taken.

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod asking;
+mod cgroups;
 mod coverage;
 mod disks;
 mod fixtures;

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::cgroups::hierarchies;
 use crate::guest::{Guest, dedump, images, run};
 use crate::oracle::{Release, folder, restore};
 use crate::outside::Outside;
@@ -333,13 +334,10 @@ struct Cgroup {
 impl Cgroup {
     /// One of each version that this machine has, one at least.
     fn each(name: &str) -> Vec<Self> {
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let found = mounts.lines().filter_map(|line| {
-            let (left, right) = line.split_once(" - ")?;
-            let place = Path::new(left.split(' ').nth(4)?);
-            let (control, words) = match right.split(' ').next()? {
-                "cgroup2" => ("cgroup.freeze", ["0", "1"]),
-                "cgroup" if right.ends_with("freezer") => ("freezer.state", ["THAWED", "FROZEN"]),
+        let found = hierarchies().into_iter().filter_map(|(hierarchy, place)| {
+            let (control, words) = match hierarchy.as_str() {
+                "" => ("cgroup.freeze", ["0", "1"]),
+                "freezer" => ("freezer.state", ["THAWED", "FROZEN"]),
                 _ => return None,
             };
             let dir = place.join(format!("dedump-{name}-{}", std::process::id()));

@@ -44,8 +44,22 @@ pub(crate) fn restore_with(release: Release, images: &Path, arguments: &[&str]) 
     let Some(folder) = folder(release) else {
         return;
     };
+    restore_by(&mut Command::new(folder.join("criu")), images, arguments);
+}
+
+/// The same as on a machine whose vdso is another one: criu has a switch for its own tests.
+pub(crate) fn restore_with_foreign_vdso(release: Release, images: &Path) {
+    const FOREIGN_VDSO: &str = "127";
+    let Some(folder) = folder(release) else {
+        return;
+    };
+    let mut criu = Command::new(folder.join("criu"));
+    restore_by(criu.env("CRIU_FAULT", FOREIGN_VDSO), images, &[]);
+}
+
+fn restore_by(criu: &mut Command, images: &Path, arguments: &[&str]) {
     let log = images.join("restore.log");
-    let output = run(Command::new(folder.join("criu"))
+    let output = run(criu
         .args([
             "restore",
             "--no-default-config",
@@ -59,7 +73,7 @@ pub(crate) fn restore_with(release: Release, images: &Path, arguments: &[&str]) 
         .args(arguments));
     let log = std::fs::read_to_string(log).unwrap_or_default();
     let errors: Vec<&str> = log.lines().filter(|line| line.contains("Error")).collect();
-    assert!(output.status.success(), "{release:?}: {errors:#?}");
+    assert!(output.status.success(), "{criu:?}: {errors:#?}");
 }
 
 /// Decodes every image of a folder with the library of CRIU's own tool: in one go, since crit

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::guest::{Guest, dedump, images, run};
-use crate::oracle::{Release, decode, restore, restore_with};
+use crate::guest::{Guest, TERMINALS, dedump, images, run};
+use crate::oracle::{Release, decode, folder, restore, restore_with, restore_with_foreign_vdso};
 use crate::pages::pages_bytes;
 
 /// Dumps and kills a tree, restores it, and checks that it goes on under the same pids.
@@ -158,11 +158,108 @@ pub(crate) fn check_restored(
     for_dump: &[&str],
     for_restore: &[&str],
 ) {
-    let (_dir, images) = images();
-    dump_with(&mut guest, &images, for_dump);
-    restore_with(release, &images, for_restore);
+    dump_and_restore(&mut guest, release, for_dump, for_restore);
     std::fs::write(guest.dir.path().join("go"), "").unwrap();
     guest.wait_for("done\n");
+}
+
+/// Dumps, kills and restores a guest, with further arguments for each.
+pub(crate) fn dump_and_restore(
+    guest: &mut Guest,
+    release: Release,
+    for_dump: &[&str],
+    for_restore: &[&str],
+) {
+    let (_dir, images) = images();
+    dump_with(guest, &images, for_dump);
+    restore_with(release, &images, for_restore);
+}
+
+/// A job of a shell goes on in the terminal of the shell that restores it.
+#[test]
+fn a_job_of_a_shell_in_another_terminal() {
+    let Some(criu) = folder(Release::Criu42) else {
+        return;
+    };
+    let _terminals = TERMINALS.lock();
+    let (_dir, images) = images();
+    let script = include_str!("../guests/job.py");
+    let mut command = Command::new("/usr/bin/python3");
+    command.args(["-c", script, env!("CARGO_BIN_EXE_dedump")]);
+    command.arg(criu.join("criu")).arg(&images);
+    drop(Guest::start(&mut command, "done\n"));
+}
+
+/// Every restore puts a tree into a time namespace in which its clocks have stood still meanwhile.
+#[test]
+fn a_tree_in_a_time_namespace() {
+    const AWAY: std::time::Duration = std::time::Duration::from_secs(1);
+    let script = "
+import time
+last = time.monotonic()
+while True:
+    time.sleep(0.02)
+    now, boot = time.monotonic(), time.clock_gettime(time.CLOCK_BOOTTIME)
+    print('at' if last <= now <= boot + 1 else 'BAD clock', now, boot, flush=True)
+    last = now
+";
+    let offsets = |guest: &Guest| -> Vec<f64> {
+        let path = format!("/proc/{}/timens_offsets", guest.pid());
+        let text = std::fs::read_to_string(path).unwrap();
+        let lines = text.lines().map(|line| {
+            let mut words = line.split_whitespace().skip(1);
+            let mut number = || words.next().unwrap().parse::<f64>().unwrap();
+            number() + number() / 1e9
+        });
+        lines.collect()
+    };
+    for release in [Release::Criu42, Release::Criu41] {
+        let mut guest = Guest::start(Command::new("/usr/bin/python3").args(["-c", script]), "at ");
+        let mut before = offsets(&guest);
+        for _ in 0..2 {
+            let (_dir, first) = images();
+            let output = run(&mut dedump(guest.pid(), &first, &["--leave-running"]));
+            assert!(output.status.success());
+            let (_dir, images) = images();
+            dump(&mut guest, &images);
+            std::thread::sleep(AWAY);
+            restore(release, &images);
+            guest.goes_on();
+            let after = offsets(&guest);
+            for (before, after) in before.iter().zip(&after) {
+                assert!(before - after >= AWAY.as_secs_f64(), "{before} {after}");
+            }
+            before = after;
+        }
+    }
+}
+
+/// A tree that was restored where the vdso is another one, and dumped and restored again there,
+/// and again where it fits.
+#[test]
+fn a_vdso_that_another_one_serves() {
+    for release in [Release::Criu42, Release::Criu41] {
+        let vdsos = |guest: &Guest| {
+            let maps = std::fs::read_to_string(format!("/proc/{}/maps", guest.pid())).unwrap();
+            let of_vdso = |line: &&str| line.ends_with("[vdso]");
+            let lines = maps.lines().filter(of_vdso);
+            lines
+                .map(|line| line.split(' ').next().unwrap().to_owned())
+                .collect::<Vec<_>>()
+        };
+        let mut guest = Guest::of_ours_with("scenarios", &["the_vdso"]);
+        let before = vdsos(&guest);
+        for _ in 0..2 {
+            let (_dir, images) = images();
+            dump(&mut guest, &images);
+            restore_with_foreign_vdso(release, &images);
+            assert!(vdsos(&guest).len() == 1 && vdsos(&guest) != before);
+        }
+        dump_and_restore(&mut guest, release, &[], &[]);
+        assert_eq!(vdsos(&guest), before);
+        std::fs::write(guest.dir.path().join("go"), "").unwrap();
+        guest.wait_for("done\n");
+    }
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! Locks and leases that tasks hold.
 
+use tracing::warn;
+
 use super::{Files, TableOwner};
 use crate::error::{Error, Result};
 use crate::ids::{Fd, Pid};
-use crate::proc::locks::{HeldLock, LockKind, parse_held_lock};
+use crate::proc::locks::{HeldLock, LockKind, parse_held_lock, without_number};
 
 /// A lock, and through what it is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +29,8 @@ impl Files {
         is_first: bool,
     ) -> Result<()> {
         for line in lines {
+            let text = without_number(line);
+            self.unseen_locks.retain(|lock| lock.text != text);
             let path = || owner.proc_dir.path_of(&format!("fdinfo/{fd}"));
             let lock = parse_held_lock(line).map_err(|error| error.at(path()))?;
             if !(is_first || lock.kind == LockKind::Posix) {
@@ -46,5 +50,18 @@ impl Files {
             });
         }
         Ok(())
+    }
+
+    /// Tells of locks that nothing but a mapping can hold: the descriptor was closed, so that
+    /// there is nothing through which restore could lock again.
+    pub fn warn_of_lost_locks(&self, in_tree: impl Fn(Pid) -> bool) {
+        for lock in &self.unseen_locks {
+            if self.mapped.contains_key(&lock.inode) && lock.pid.is_none_or(&in_tree) {
+                let text = String::from_utf8_lossy(&lock.text);
+                warn!(
+                    "a lock without a descriptor is left out: a mapping of its file holds it ({text})"
+                );
+            }
+        }
     }
 }

@@ -35,6 +35,7 @@ pub use pipe::PipeContent;
 pub use shmem::{ANON_HUGEPAGE, Extent, SYSTEM_V, Segment};
 use shmem::{Content, is_secret};
 pub use terminal::{Settings, Terminal, TerminalKind};
+pub(super) use watches::mounts;
 pub use watches::{Fanotify, FanotifyMark, InotifyWatch, MarkedThing, Watched, kernel_device};
 
 use crate::ahead::TableAhead;
@@ -48,7 +49,7 @@ use crate::kcmp::{Claim, FileFingerprint, FileLooks, FileTree, Sighting};
 use crate::options::{External, FileChoices, SocketChoices};
 use crate::proc::ProcDir;
 use crate::proc::fdinfo::{Extras, Fdinfo, TimerfdLines, parse_fdinfo};
-use crate::proc::locks::LockedInodes;
+use crate::proc::locks::{LockedInodes, OpenFilesLock};
 use crate::sys::fcntl::{self, Owner, timerfd_gettime};
 use crate::sys::kcmp::{EpollSlot, Order, Resource, kcmp};
 use crate::sys::pidfd::{pidfd_getfd, pidfd_open, pidfd_open_thread};
@@ -164,6 +165,8 @@ pub struct Files {
     named: Vec<(Pid, Target)>,
     /// Deleted files that are watched, by device and inode.
     watched: Vec<((u64, u64), Target)>,
+    /// Locks of open files that somebody holds, as far as no descriptor was met that does.
+    unseen_locks: Vec<OpenFilesLock>,
 }
 
 /// What is known of a file before it is examined.
@@ -205,6 +208,7 @@ impl Files {
             lockable: HashSet::new(),
             named: Vec::new(),
             watched: Vec::new(),
+            unseen_locks: here.locks.clone(),
         }
     }
 

@@ -85,7 +85,7 @@ pub fn kernel_device(number: u64) -> u64 {
 }
 
 /// The mounts of our mount namespace, which is that of the tree.
-pub(super) fn mounts() -> Result<Vec<Mount>> {
+pub(in crate::collect) fn mounts() -> Result<Vec<Mount>> {
     const PATH: &str = "/proc/self/mountinfo";
     let text = std::fs::read(PATH).at("read", PATH)?;
     parse_mountinfo(&text).map_err(|error| error.at(PATH))
@@ -182,17 +182,9 @@ impl Files {
         device: u32,
         handle: &HandleFields,
     ) -> Result<Watched> {
-        let refuse = |what: &str| {
-            sight.refuse(
-                &format!("{what} (inode {inode})"),
-                "let the program remove the watch",
-            )
-        };
-        if handle.bytes.is_empty() {
-            return Err(refuse("a watch on a file system that has no file handles"));
-        }
         let mut found = None;
-        for mount in mounts()? {
+        let has_handle = !handle.bytes.is_empty();
+        for mount in mounts()?.into_iter().filter(|_| has_handle) {
             if kernel_device(mount.device.number()) != u64::from(device) {
                 continue;
             }
@@ -225,8 +217,52 @@ impl Files {
                     path: None,
                 })
             }
-            _ => Err(refuse("a watch on a file that no path is known to lead to")),
+            _ => match self.scan(inode, device) {
+                Some(path) => Ok(Watched {
+                    handle: handle.clone(),
+                    path: Some(path),
+                }),
+                None => Err(sight.refuse(
+                    &format!(
+                        "a watch on a file that no path is known to lead to (inode {inode} of device {device:#x})"
+                    ),
+                    "give --irmap-scan-path a folder above the file, or let the program remove the watch",
+                )),
+            },
         }
+    }
+
+    /// Looks for a file that its handle does not lead to: in the folders that the user gives, then
+    /// where watches mostly are.
+    fn scan(&self, inode: u64, device: u32) -> Option<PathBuf> {
+        /// Where criu looks.
+        const USUAL: [&str; 7] = [
+            "/etc",
+            "/var/spool",
+            "/var/log",
+            "/usr/share/dbus-1/system-services",
+            "/var/lib/polkit-1/localauthority",
+            "/usr/share/polkit-1/actions",
+            "/lib/udev",
+        ];
+        let given = self.choices.irmap_scan_paths.iter().cloned();
+        let mut below: Vec<PathBuf> = given.chain(USUAL.map(PathBuf::from)).collect();
+        below.reverse();
+        let mut alone = vec![PathBuf::from("/")];
+        while let Some(path) = below.pop().or_else(|| alone.pop()) {
+            let Ok(stat) = lstat(&path) else { continue };
+            let is_it = stat.st_ino == inode && kernel_device(stat.st_dev) == u64::from(device);
+            if is_it {
+                return Some(path);
+            }
+            let is_root = path.as_os_str() == "/";
+            let is_folder = stat.st_mode & libc::S_IFMT == libc::S_IFDIR;
+            if is_folder && !is_root {
+                let entries = std::fs::read_dir(&path).into_iter().flatten().flatten();
+                below.extend(entries.map(|entry| entry.path()));
+            }
+        }
+        None
     }
 }
 

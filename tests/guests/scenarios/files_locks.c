@@ -223,3 +223,16 @@ SCENARIO(lock_of_a_child_without_leave) {
     TRY(fcntl(file, F_GETLK, &lock));
     CHECK(lock.l_pid == child);
 }
+
+/* Nothing but the mapping holds the open file, and with it the lock. */
+SCENARIO(flock_of_a_mapped_file_that_was_closed) {
+    file = new_file("file");
+    TRY(flock(file, LOCK_EX));
+    CHECK(mmap(NULL, 1000, PROT_READ, MAP_SHARED, file, 0) != MAP_FAILED);
+    close(file);
+    int other = TRY(open("file", O_RDWR));
+    CHECK(flock(other, LOCK_EX | LOCK_NB) == -1 && errno == EWOULDBLOCK);
+    close(other);
+    be_dumped();
+    CHECK(access("file", R_OK) == 0);
+}

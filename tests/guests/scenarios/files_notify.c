@@ -128,6 +128,7 @@ SCENARIO(inotify_for_one_event) {
     be_dumped();
     touch("file");
     expect(fd, watch, IN_MODIFY, "");
+    expect(fd, watch, IN_IGNORED, "");
 }
 
 static uint64_t fan_event(int fd) {
@@ -178,4 +179,13 @@ SCENARIO(fanotify_on_a_mount) {
     be_dumped();
     touch("file");
     CHECK(fan_event(fd) == FAN_CLOSE_WRITE);
+}
+
+/* Files of /proc have no handle by which they could be opened. */
+SCENARIO(inotify_on_what_only_a_search_finds) {
+    int fd = TRY(inotify_init1(IN_NONBLOCK));
+    int watch = TRY(inotify_add_watch(fd, "/proc/sys/kernel/hostname", IN_OPEN));
+    be_dumped();
+    close(TRY(open("/proc/sys/kernel/hostname", O_RDONLY)));
+    expect(fd, watch, IN_OPEN, "");
 }

@@ -384,6 +384,7 @@ SCENARIO(sealed_memory) {
     char *memory = map_private(2);
     if (syscall(SYS_mseal, memory, PAGE, 0)) skip("no mseal before Linux 6.10");
     be_dumped();
+    CHECK(munmap(memory, PAGE) == -1 && errno == EPERM);
 }
 
 SCENARIO(the_vdso) {

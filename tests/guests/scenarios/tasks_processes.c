@@ -265,18 +265,37 @@ static void starts_one_in_its_session_and_ends(void) {
     if (child == 0) {
         CHECK(getsid(0) == own);
         checks_its_place();
+        dprintf(1, "in its session\n");
         _exit(0);
     }
     _exit(0);
 }
 
+/* The session is kept. What criu does not keep, and dedump tells, is whose child it is. */
 SCENARIO(session_whose_leader_is_gone) {
     TRY(prctl(PR_SET_CHILD_SUBREAPER, 1));
     pid_t leader = start_child(starts_one_in_its_session_and_ends);
     reap_child(leader);
     be_dumped();
+    while (!strstr(slurp("output"), "in its session")) usleep(2000);
+    if (wait(NULL) == -1) CHECK(errno == ECHILD);
+}
+
+static void has_an_orphan_of_another_session(void) {
+    TRY(prctl(PR_SET_CHILD_SUBREAPER, 1));
+    int tell = dup(set_pipe[1]);
+    pid_t leader = start_child(starts_one_in_its_session_and_ends);
+    reap_child(leader);
+    set_pipe[1] = tell;
+    child_is_set();
     int status;
     CHECK(wait(&status) > 0 && status == 0);
+}
+
+SCENARIO(session_that_no_ancestor_leads) {
+    pid_t pid = start_child(has_an_orphan_of_another_session);
+    be_dumped();
+    reap_child(pid);
 }
 
 static void subreaper_in_the_middle(void) {
@@ -315,6 +334,8 @@ SCENARIO(subreaper_with_orphans) {
     reap_child(pid);
 }
 
+static int way_out[2];
+
 static void grow(int depth, int width) {
     pid_t pids[64];
     int count = 0;
@@ -328,12 +349,14 @@ static void grow(int depth, int width) {
         }
     /* Everybody writes one byte when it is there, and nobody leaves before the end. */
     CHECK(write(to_stopped[1], "", 1) == 1);
-    wait_to_go();
+    char byte;
+    CHECK(read(way_out[0], &byte, 1) == 1);
     while (count > 0) reap_child(pids[--count]);
 }
 
 static void tree(int depth, int width, int size) {
     TRY(pipe(to_stopped));
+    TRY(pipe(way_out));
     pid_t pid = TRY(fork());
     if (pid == 0) {
         grow(depth, width);
@@ -342,14 +365,17 @@ static void tree(int depth, int width, int size) {
     char byte;
     for (int i = 0; i < size; i++) CHECK(read(to_stopped[0], &byte, 1) == 1);
     be_dumped();
+    for (int i = 0; i < size; i++) CHECK(write(way_out[1], "", 1) == 1);
     reap_child(pid);
 }
 
 SCENARIO(deep_tree) { tree(60, 1, 61); }
 SCENARIO(wide_tree) { tree(1, 60, 61); }
+SCENARIO(tree_of_three_hundred) { tree(4, 4, 341); }
 /* 1 + 3 + 9 + 27 + 81 + 243 + 729 below one root, each with three children. */
 SCENARIO(tree_of_a_thousand) { tree(6, 3, 1093); }
 /* As deep as it goes: each has one child. */
+SCENARIO(chain_of_two_hundred) { tree(199, 1, 200); }
 SCENARIO(chain_of_a_thousand) { tree(999, 1, 1000); }
 
 static void *counts(void *word) {

@@ -144,6 +144,6 @@ fn huge_pages_asked_for() {
         "hugetlb_shared",
         "hugetlb_memfd",
     ] {
-        crate::scenarios::restored(name, &[], &[]);
+        crate::scenarios::restored(name, 2, &[], &[]);
     }
 }

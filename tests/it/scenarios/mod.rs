@@ -15,19 +15,31 @@
 
 use crate::guest::{Guest, TERMINALS, dedump, images, run};
 use crate::oracle::Release;
-use crate::restores::check_restored;
+use crate::restores::{check_restored, dump_and_restore};
 
 /// Tests that dump a scenario while it runs on, dump it again and kill it, have criu 4.2
-/// restore it, and let it check itself.
+/// restore it, dump, kill and restore it once more, for a restored tree is not in all like what
+/// it was before, and let it check itself.
 macro_rules! restored {
     ($($name:ident $(, dump [$($dump:literal),*])? $(, restore [$($restore:literal),*])?;)*) => {$(
         #[test]
         fn $name() {
             $crate::scenarios::restored(
                 stringify!($name),
+                2,
                 &[$($($dump),*)?],
                 &[$($($restore),*)?],
             );
+        }
+    )*};
+}
+
+/// The same for scenarios that come back once, because of what a restore does to them.
+macro_rules! restored_once {
+    ($($name:ident;)*) => {$(
+        #[test]
+        fn $name() {
+            $crate::scenarios::restored(stringify!($name), 1, &[], &[]);
         }
     )*};
 }
@@ -38,6 +50,16 @@ macro_rules! refused {
         #[test]
         fn $name() {
             $crate::scenarios::refused(stringify!($name), &[$($($dump),*)?], &[$($word),*]);
+        }
+    )*};
+}
+
+/// Tests that a scenario is restored, and that the dump tells with these words what is lost.
+macro_rules! noted {
+    ($($name:ident $(, dump [$($dump:literal),*])?, says [$($word:literal),*];)*) => {$(
+        #[test]
+        fn $name() {
+            $crate::scenarios::noted(stringify!($name), &[$($($dump),*)?], &[$($word),*]);
         }
     )*};
 }
@@ -67,16 +89,34 @@ pub(crate) fn check(guest: &Guest) {
     guest.wait_for("done\n");
 }
 
-pub(crate) fn restored(name: &str, for_dump: &[&str], for_restore: &[&str]) {
+pub(crate) fn restored(name: &str, cycles: usize, for_dump: &[&str], for_restore: &[&str]) {
     // A test that has failed is no reason for others to.
     let terminals = name.contains("terminal").then(|| TERMINALS.lock());
-    let Some(guest) = start(name) else { return };
-    let (_dir, images) = images();
-    let arguments = [for_dump, &["--leave-running"]].concat();
-    let output = run(&mut dedump(guest.pid(), &images, &arguments));
-    assert!(output.status.success(), "a dump that lets {name} run on");
-    check_restored(guest, Release::Criu42, for_dump, for_restore);
+    let Some(mut guest) = start(name) else { return };
+    first_dump(&guest, for_dump);
+    for _ in 0..cycles {
+        dump_and_restore(&mut guest, Release::Criu42, for_dump, for_restore);
+    }
+    check(&guest);
     drop(terminals);
+}
+
+/// A dump of a scenario that runs on; what was said.
+fn first_dump(guest: &Guest, arguments: &[&str]) -> String {
+    let (_dir, images) = images();
+    let arguments = [arguments, &["--leave-running"]].concat();
+    let output = run(&mut dedump(guest.pid(), &images, &arguments));
+    assert!(output.status.success(), "a dump that lets it run on");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+pub(crate) fn noted(name: &str, for_dump: &[&str], words: &[&str]) {
+    let Some(guest) = start(name) else { return };
+    let said = first_dump(&guest, for_dump);
+    for word in words {
+        assert!(said.contains(word), "{name}: no {word:?} in {said}");
+    }
+    check_restored(guest, Release::Criu42, for_dump, &[]);
 }
 
 pub(crate) fn refused(name: &str, for_dump: &[&str], words: &[&str]) {

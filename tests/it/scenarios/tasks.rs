@@ -24,14 +24,32 @@ restored! {
     subreaper_with_orphans;
     deep_tree;
     wide_tree;
+    tree_of_three_hundred;
+    chain_of_two_hundred;
     a_hundred_threads;
     threads_that_come_and_go;
     children_that_come_and_go;
     child_made_by_a_sibling;
 }
+
+/// The kernel itself needs half a minute for so many forks of forks, and the tests' look into each
+/// image as long.
+#[test]
+fn a_thousand_tasks() {
+    if std::env::var_os("DEDUMP_TEST_FULL").is_some() {
+        crate::scenarios::restored("tree_of_a_thousand", 1, &[], &[]);
+        crate::scenarios::restored("chain_of_a_thousand", 1, &[], &[]);
+    }
+}
+
 refused! {
     leader_that_has_ended, says ["leading thread has ended"];
     parent_in_vfork, says ["vfork"];
+}
+
+refused! {
+    stopped_with_a_deadly_signal_waiting, says ["stopped, with signals waiting"];
+    session_that_no_ancestor_leads, says ["no ancestor leads"];
 }
 
 // Signals.
@@ -39,9 +57,11 @@ restored! {
     signal_queued_with_a_value;
     realtime_signals_in_their_order;
     more_signals_than_are_read_at_once;
+    signals_of_single_threads;
     signal_of_a_sender_that_has_ended;
     sigchld_that_waits;
     blocked_stop_and_continue_signals;
+    blocked_fault_signals;
     masks_of_threads;
     handlers_with_all_flags;
     children_that_nobody_waits_for;
@@ -52,6 +72,10 @@ restored! {
     signals_that_keep_coming;
     waiting_for_a_signal;
     jump_out_of_a_context;
+}
+
+refused! {
+    blocked_trap, says ["a SIGTRAP waits"];
 }
 
 // Timers.
@@ -83,10 +107,12 @@ restored! {
     in_waitid;
     in_futex;
     in_futex_with_a_time_out;
+    in_futex_until_a_moment;
     in_a_lock_with_priority_inheritance;
     in_a_condition_with_a_time_out;
     in_nanosleep;
     in_clock_nanosleep_until_a_moment;
+    in_poll_without_end;
     in_poll_with_a_time_out;
     in_ppoll_with_a_mask;
     in_select;
@@ -158,13 +184,21 @@ restored! {
     no_huge_pages;
     memory_barriers;
     file_mode_mask;
-    personality_of_its_own;
-    processors_of_its_own;
-    slow_timers;
-    io_priority;
-    core_dumps_with_other_contents;
-    child_that_ends_with_another_signal;
-    exit_code_above_127;
+}
+
+refused! {
+    deadline_scheduling, says ["deadline scheduling"];
+}
+// What restorers do not bring back, and the dump tells.
+noted! {
+    personality_of_its_own, says ["a personality"];
+    processors_of_its_own, says ["bound to some processors"];
+    slow_timers, says ["a timer slack"];
+    io_priority, says ["an I/O priority"];
+    core_dumps_with_other_contents, says ["what core dumps hold"];
+    child_that_ends_with_another_signal, says ["by another signal"];
+    exit_code_above_127, says ["status above 127"];
+    session_whose_leader_is_gone, says ["whose leader is gone"];
 }
 
 // What the kernel keeps for the C library, and the processor.

@@ -13,6 +13,10 @@ restored! {
     lease_that_is_being_broken, dump ["--file-locks"], restore ["--file-locks"];
 }
 
+noted! {
+    flock_of_a_mapped_file_that_was_closed, dump ["--file-locks"], says ["without a descriptor"];
+}
+
 refused! {
     lock_without_leave, says ["--file-locks"];
     lock_of_a_child_without_leave, says ["--file-locks"];
