@@ -45,6 +45,8 @@ pub enum NoteKind {
     IoPriority,
     /// Threads whose timers may ring later than others'.
     TimerSlack,
+    /// A process that has unmapped the vdso it was started with.
+    NoVdso,
 }
 
 /// One such finding.
@@ -80,6 +82,7 @@ impl NoteKind {
             Self::Affinity => "affinity",
             Self::IoPriority => "io-priority",
             Self::TimerSlack => "timer-slack",
+            Self::NoVdso => "no-vdso",
         }
     }
 
@@ -96,6 +99,7 @@ impl NoteKind {
             | Self::PrivateFs
             | Self::SystemV
             | Self::SemaphoreEventfd
+            | Self::NoVdso
             | Self::ForeignSession
             | Self::StoppedWithSignals
             | Self::PendingTrap => true,
@@ -218,6 +222,10 @@ impl fmt::Display for Note {
             NoteKind::TimerSlack => {
                 write!(f, "{tids}: a timer slack, which a restore does not set")
             }
+            NoteKind::NoVdso => write!(
+                f,
+                "{tids} has unmapped its vdso; criu restores no process without one"
+            ),
         }
     }
 }

@@ -396,6 +396,9 @@ impl Collector<'_> {
             .identify_process(leader, &looks)?;
         let ids = sightings.ids();
         self.note_sharing(process, &sightings);
+        if has_lost_vdso(&auxv, &mappings) {
+            self.note(NoteKind::NoVdso, vec![leader]);
+        }
         self.table_of.insert(process.pid, ids.files);
 
         let mut threads = Vec::with_capacity(process.threads.len());
@@ -995,4 +998,12 @@ impl Collector<'_> {
         });
         Ok(())
     }
+}
+
+/// Whether a process was started with a vdso and has unmapped it.
+fn has_lost_vdso(auxv: &[u64], mappings: &[Mapping]) -> bool {
+    let was_told = auxv
+        .chunks_exact(2)
+        .any(|pair| pair[0] == libc::AT_SYSINFO_EHDR && pair[1] != 0);
+    was_told && !mappings.iter().any(|mapping| mapping.path == b"[vdso]")
 }

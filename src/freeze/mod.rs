@@ -430,27 +430,46 @@ impl Candidate {
             return Ok(false);
         };
         for tid in tids.into_iter().filter(|tid| !known.contains(tid)).map(Tid) {
-            let known = seized
-                .remove(&tid)
-                .map_or_else(|| Seized::interrupt(tid), Ok);
-            match known {
-                Ok(seized) => self.running.push(seized),
-                Err(Error::Vanished { .. }) => {}
-                Err(Error::Syscall {
-                    errno: Errno::EPERM,
-                    ..
-                }) => self.explain_refusal(tid)?,
-                Err(error) => return Err(error),
-            }
+            let seized = match seized.remove(&tid) {
+                Some(seized) => Some(seized),
+                None => self.seize(tid)?,
+            };
+            self.running.extend(seized);
         }
         Ok(true)
     }
 
-    /// `PTRACE_SEIZE` said `EPERM`: a zombie is fine, everything else is the reason given.
-    fn explain_refusal(&mut self, tid: Tid) -> Result<()> {
-        let Ok(text) = self.proc_dir.read(&format!("task/{tid}/status")) else {
-            return Ok(());
-        };
+    /// Seizes and interrupts one thread; `None` when it has ended.
+    fn seize(&mut self, tid: Tid) -> Result<Option<Seized>> {
+        const TRIES: u32 = 20;
+        let mut tries = 1;
+        loop {
+            match Seized::interrupt(tid) {
+                Ok(seized) => return Ok(Some(seized)),
+                Err(Error::Vanished { .. }) => return Ok(None),
+                Err(Error::Syscall {
+                    errno: Errno::EPERM,
+                    ..
+                }) => {}
+                Err(error) => return Err(error),
+            }
+            match self.explain_refusal(tid) {
+                None => return Ok(None),
+                // A thread that calls exec takes the number of its leader, and it was that one,
+                // a zombie by then, which could not be seized.
+                Some((_, false)) if tries < TRIES => {
+                    tries += 1;
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+                Some((error, _)) => return Err(error),
+            }
+        }
+    }
+
+    /// `PTRACE_SEIZE` said `EPERM`: a zombie is fine, everything else is the reason given, with
+    /// whether it is beyond doubt.
+    fn explain_refusal(&mut self, tid: Tid) -> Option<(Error, bool)> {
+        let text = self.proc_dir.read(&format!("task/{tid}/status")).ok()?;
         let field = |name: &str| {
             let text = String::from_utf8_lossy(&text).into_owned();
             text.lines()
@@ -461,23 +480,29 @@ impl Candidate {
             if tid == self.pid.leader() {
                 self.zombie = true;
             }
-            return Ok(());
+            return None;
         }
         let tracer = field("TracerPid:");
-        let (what, remedy) = if tracer != "0" {
+        let (what, remedy, is_certain) = if tracer != "0" {
             (
                 format!("a task traced by {tracer}"),
                 "end the debugger or strace first",
+                true,
             )
         } else if field("Kthread:") == "1" {
-            ("a kernel thread".to_owned(), "name a process of a program")
+            (
+                "a kernel thread".to_owned(),
+                "name a process of a program",
+                true,
+            )
         } else {
             (
                 "a task that ptrace may not seize".to_owned(),
                 "run dedump as the task's own user with kernel.yama.ptrace_scope=0, with CAP_SYS_PTRACE, or as root",
+                false,
             )
         };
-        Err(Error::unsupported(tid, what, remedy))
+        Some((Error::unsupported(tid, what, remedy), is_certain))
     }
 
     /// The child that a thread inside vfork(2) waits for.

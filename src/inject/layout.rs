@@ -8,13 +8,19 @@
 //! A slot holds control words and a batch. Slot 0 is that of the first thread, which stays
 //! inside the region until all others have left, and needs slot and epilogue all that time
 //! should the dumper die. The others take turns at slots 1 to [`WAVE`].
+//!
+//! Where `RLIMIT_DATA` allows no more data the region is shared memory, which does not count,
+//! writable and executable as a whole. A private one could not be made writable, and whoever
+//! runs the interpreter would be sent `SIGSEGV`.
 
 use super::batch::Batch;
 use super::code::{EPILOGUE_BYTES, Span};
 use super::{PAGE_BYTES, site};
 use crate::error::Result;
 use crate::ids::Tid;
+use crate::proc::limits::parse_data_limit;
 use crate::proc::maps::Mapping;
+use crate::sys::limits;
 
 /// Threads besides the first one that are visited at a time; bounds the region, not the
 /// number of threads.
@@ -38,6 +44,8 @@ pub(super) struct Layout {
     code_bytes: u64,
     first_slot_bytes: usize,
     slot_bytes: usize,
+    /// Made of shared memory.
+    pub(super) is_shared: bool,
 }
 
 impl Layout {
@@ -57,6 +65,7 @@ impl Layout {
             code_bytes,
             first_slot_bytes,
             slot_bytes,
+            is_shared: !may_have_data(mappings, len, tid),
         })
     }
 
@@ -94,6 +103,20 @@ impl Layout {
         code.resize(EPILOGUES_OFFSET, 0);
         code
     }
+}
+
+/// Whether a task may have `more` bytes of data than it has.
+fn may_have_data(mappings: &[Mapping], more: u64, tid: Tid) -> bool {
+    let limit = limits::data_limit(tid).unwrap_or_else(|_| {
+        let limits = std::fs::read(format!("/proc/{tid}/limits")).unwrap_or_default();
+        parse_data_limit(&limits)
+    });
+    let Some(limit) = limit else { return true };
+    let data = mappings
+        .iter()
+        .filter(|mapping| mapping.access.write && !mapping.access.shared)
+        .map(|mapping| mapping.end - mapping.start);
+    data.sum::<u64>().saturating_add(more) <= limit
 }
 
 fn pages(bytes: usize) -> u64 {

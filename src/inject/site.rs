@@ -84,6 +84,9 @@ fn is_vdso(mapping: &Mapping) -> bool {
     mapping.path == b"[vdso]"
 }
 
+/// What a region of shared memory is called.
+const SHARED_REGION: &[u8] = b"/dev/zero (deleted)";
+
 /// What a dead dumper says it left is believed only where nothing but its like is mapped.
 fn confirm_left_behind(mappings: &[Mapping], region: Span) -> Option<Span> {
     let end = region.start.checked_add(region.len)?;
@@ -95,8 +98,7 @@ fn confirm_left_behind(mappings: &[Mapping], region: Span) -> Option<Span> {
         && inside.iter().all(|mapping| {
             mapping.start >= region.start
                 && mapping.end <= end
-                && mapping.inode == 0
-                && !mapping.access.shared
+                && (mapping.inode == 0 || mapping.path == SHARED_REGION)
         });
     ours.then_some(region)
 }

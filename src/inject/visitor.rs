@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use tracing::debug;
 
 use super::batch::{Argument, Batch, Results};
@@ -109,9 +110,16 @@ impl<'a> Visitor<'a> {
 
     /// Sends the first thread to map the region.
     pub(super) fn start_mapping(&mut self) -> Result<()> {
-        const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+        const FLAGS: i32 = libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
         let region = self.layout.region;
-        let protection = (libc::PROT_READ | libc::PROT_EXEC).unsigned_abs();
+        let (protection, sharing) = if self.layout.is_shared {
+            (
+                libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC,
+                libc::MAP_SHARED,
+            )
+        } else {
+            (libc::PROT_READ | libc::PROT_EXEC, libc::MAP_PRIVATE)
+        };
         self.write_entry(region)?;
         self.region = Region::AskedFor;
         self.start_call(
@@ -119,8 +127,8 @@ impl<'a> Visitor<'a> {
             [
                 region.start,
                 region.len,
-                u64::from(protection),
-                u64::from(FLAGS.unsigned_abs()),
+                u64::from(protection.unsigned_abs()),
+                u64::from((FLAGS | sharing).unsigned_abs()),
                 u64::MAX,
             ],
         )
@@ -148,7 +156,7 @@ impl<'a> Visitor<'a> {
         if returned != region.start {
             self.region = Region::Absent;
             let errno = i32::try_from(returned.wrapping_neg()).unwrap_or(libc::EINVAL);
-            return Err(nix::errno::Errno::from_raw(errno)).on("mmap inside", self.tid(0));
+            return Err(refused_mapping(self.tid(0), Errno::from_raw(errno)));
         }
         self.region = Region::There;
         self.memory
@@ -480,6 +488,26 @@ impl Drop for Visitor<'_> {
             self.deadline = Instant::now() + Duration::from_secs(1);
             self.heal();
         }
+    }
+}
+
+fn refused_mapping(tid: Tid, errno: Errno) -> Error {
+    if errno == Errno::ENOMEM {
+        return Error::Unsupported {
+            target: tid.into(),
+            what: "a task whose address space (RLIMIT_AS) or number of mappings \
+                (vm.max_map_count) is at its limit"
+                .to_owned(),
+            remedy: format!(
+                "system calls cannot be run inside it; raise the limit (prlimit --pid {tid} \
+                    --as=unlimited, sysctl -w vm.max_map_count=131060)"
+            ),
+        };
+    }
+    Error::Syscall {
+        op: "mmap inside",
+        target: tid.into(),
+        errno,
     }
 }
 

@@ -5,6 +5,7 @@ pub mod cgroup;
 pub mod children;
 pub mod device;
 pub mod fdinfo;
+pub mod limits;
 pub mod locks;
 pub mod maps;
 pub mod memory;

@@ -11,6 +11,7 @@ pub mod fcntl;
 pub mod guardian;
 pub mod handle;
 pub mod kcmp;
+pub mod limits;
 pub mod map;
 pub mod netlink;
 pub mod pagemap;

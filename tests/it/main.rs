@@ -10,6 +10,7 @@ mod coverage;
 mod disks;
 mod fixtures;
 mod guest;
+mod hostile;
 mod mutations;
 mod options;
 mod oracle;

@@ -3,16 +3,18 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::guest::{Guest, PATIENCE, dedump, images, run};
+use crate::guest::{Guest, PATIENCE, TERMINALS, dedump, images, run};
 use crate::oracle::{Release, restore_with};
-use crate::restores::dump_with;
+use crate::pages::pages_bytes;
+use crate::restores::{dump_with, dumped_tasks};
+use crate::scenarios::check;
 use crate::user::{self, as_user};
 
 /// A connection on which requests are answered by lines.
@@ -111,19 +113,34 @@ impl Load {
     }
 }
 
-/// Dumps a guest that runs on, dumps it again and kills it, and brings it back; all the time
+/// Dumps a guest twice while it runs on, then twice dumps, kills and restores it; all the time
 /// somebody works with it.
 fn dump_under_load(guest: &mut Guest, load: &Load, arguments: &[&str]) {
-    load.goes_on();
     let for_dump = [&["--tcp-established"], arguments].concat();
-    let (_dir, first) = images();
-    let output = run(dedump(guest.pid(), &first, &for_dump).arg("-R"));
-    assert!(output.status.success());
-    load.goes_on();
-    let (_dir, second) = images();
-    dump_with(guest, &second, &for_dump);
-    restore_with(Release::Criu42, &second, &["--tcp-established"]);
-    load.goes_on();
+    dump_again_and_again(guest, &for_dump, &["--tcp-established"], || load.goes_on());
+}
+
+/// Dumps a guest twice while it runs on, then twice dumps, kills and restores it; it works before
+/// and after each of them.
+fn dump_again_and_again(
+    guest: &mut Guest,
+    for_dump: &[&str],
+    for_restore: &[&str],
+    works: impl Fn(),
+) {
+    works();
+    for _ in 0..2 {
+        let (_dir, images) = images();
+        let output = run(dedump(guest.pid(), &images, for_dump).arg("-R"));
+        assert!(output.status.success());
+        works();
+    }
+    for _ in 0..2 {
+        let (_dir, images) = images();
+        dump_with(guest, &images, for_dump);
+        restore_with(Release::Criu42, &images, for_restore);
+        works();
+    }
     assert!(guest.is_alive());
 }
 
@@ -347,4 +364,216 @@ fn postgresql_of_an_ordinary_user_with_100_000_rows() {
     )
     .current_dir("/"));
     assert!(ended.status.success(), "{}", guest.output());
+}
+
+#[test]
+fn a_java_virtual_machine() {
+    const PORT: u16 = 17405;
+    let classes = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/guests");
+    let mut command = Command::new("java");
+    command
+        .args(["-Xmx64m", "-Dsun.net.httpserver.nodelay=true", "-cp"])
+        .arg(classes)
+        .args(["Server", &PORT.to_string()]);
+    counts_under_load(Guest::start(&mut command, "ready"), PORT);
+}
+
+/// Runs SQL on the database of a guest as somebody else: what comes back, or what went wrong.
+fn as_another(guest: &Guest, statement: &str) -> String {
+    const PROGRAM: &str = "
+import sqlite3, sys
+db = sqlite3.connect('data.db', isolation_level=None, timeout=0)
+try:
+    print(db.execute(sys.argv[1]).fetchall())
+except sqlite3.OperationalError as error:
+    print(error)
+";
+    let output = run(Command::new("/usr/bin/python3")
+        .args(["-c", PROGRAM, statement])
+        .current_dir(guest.dir.path()));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+#[test]
+fn sqlite_in_the_middle_of_a_transaction() {
+    const ROWS: &str = "select count(*) from t";
+    let mut guest = Guest::start(
+        Command::new("/usr/bin/python3").arg(guest_source("sqlite.py")),
+        "ready\n",
+    );
+    for _ in 0..2 {
+        let (_dir, images) = images();
+        let output = run(dedump(guest.pid(), &images, &["--file-locks"]).arg("-R"));
+        assert!(output.status.success());
+        // criu does not keep locks on files that are mapped; the transaction needs none.
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("data.db-shm, which the process has mapped"));
+        // The transaction is still under way: nobody else may write, or sees anything of it.
+        assert_eq!(as_another(&guest, "begin immediate"), "database is locked");
+        assert_eq!(as_another(&guest, ROWS), "[(1000,)]");
+        guest.goes_on();
+    }
+    dump_again_and_again(&mut guest, &["--file-locks"], &["--file-locks"], || {});
+    guest.goes_on();
+    assert_eq!(as_another(&guest, ROWS), "[(1000,)]");
+    check(&guest);
+    let rows = std::fs::read_to_string(guest.dir.path().join("rows")).unwrap();
+    assert_eq!(as_another(&guest, ROWS), format!("[({rows},)]"));
+    assert_eq!(as_another(&guest, "pragma integrity_check"), "[('ok',)]");
+    assert_eq!(as_another(&guest, "begin immediate"), "[]");
+}
+
+/// A server of tmux, with clients that come and go.
+struct Tmux {
+    socket: PathBuf,
+}
+
+impl Tmux {
+    fn try_ask(&self, arguments: &[&str]) -> Option<String> {
+        let mut command = Command::new("tmux");
+        // Not to start a server of its own.
+        command.arg("-N").arg("-S").arg(&self.socket);
+        let output = run(command.args(arguments));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        output.status.success().then_some(text)
+    }
+
+    fn types(&self, line: &str) {
+        self.try_ask(&["send-keys", "-t", "main", line, "Enter"])
+            .unwrap();
+    }
+
+    fn shows(&self, text: &str) {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let screen = self.try_ask(&["capture-pane", "-p", "-t", "main"]).unwrap();
+            if screen.contains(text) {
+                return;
+            }
+            assert!(Instant::now() < end, "no {text:?} in {screen}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+#[test]
+fn tmux_with_a_shell_and_its_job() {
+    let _terminals = TERMINALS.lock();
+    let dir = tempfile::tempdir().unwrap();
+    let tmux = Tmux {
+        socket: dir.path().join("socket"),
+    };
+    let script = "echo ready; exec tmux -S \"$0\" -f /dev/null -D";
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).arg(&tmux.socket);
+    command.env("SHELL", "/bin/bash").env("LC_ALL", "C.UTF-8");
+    let mut guest = Guest::start(&mut command, "ready");
+    let shell = "exec bash --norc --noprofile";
+    let session = [
+        "new-session",
+        "-d",
+        "-s",
+        "main",
+        "-x",
+        "80",
+        "-y",
+        "24",
+        shell,
+    ];
+    let end = Instant::now() + PATIENCE;
+    while tmux.try_ask(&session).is_none() {
+        assert!(Instant::now() < end, "{}", guest.output());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // A job beside the shell, which tells the test that it works.
+    let output = guest.dir.path().join("output");
+    tmux.types(&format!(
+        "(n=0; while sleep 0.02; do n=$((n+1)); echo at $n; done) >>{} &",
+        output.display()
+    ));
+    guest.wait_for("at 3");
+    tmux.types("variable=kept; echo first $((20+1))");
+    tmux.shows("first 21");
+    for generation in 0..3 {
+        let (_dir, images) = images();
+        let runs_on = ["--leave-running"];
+        let arguments: &[&str] = if generation == 0 { &runs_on } else { &[] };
+        // The server may not have noticed yet that the last client is gone: a connection is
+        // refused, and a refusal leaves the server as it was.
+        let end = Instant::now() + PATIENCE;
+        while !run(&mut dedump(guest.pid(), &images, arguments))
+            .status
+            .success()
+        {
+            assert!(Instant::now() < end);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        if generation > 0 {
+            guest.reap(&dumped_tasks(&images));
+            restore_with(Release::Criu42, &images, &[]);
+        }
+        guest.goes_on();
+        // The screen is as it was, and so is the shell.
+        tmux.shows("first 21");
+        tmux.types(&format!("echo $variable $(({generation}+10)); jobs"));
+        tmux.shows(&format!("kept {}", generation + 10));
+        tmux.shows("Running");
+    }
+    tmux.types("kill %1; wait; jobs; echo ended $((6*7))");
+    tmux.shows("ended 42");
+    tmux.try_ask(&["kill-server"]).unwrap();
+    let end = Instant::now() + PATIENCE;
+    while guest.is_alive() {
+        assert!(Instant::now() < end, "the server does not end");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn redis_on_top_of_an_earlier_dump() {
+    const PORT: u16 = 17408;
+    let mut guest = Guest::start(
+        Command::new("redis-server").args([
+            "--port",
+            &PORT.to_string(),
+            "--save",
+            "",
+            "--enable-debug-command",
+            "yes",
+        ]),
+        "Ready to accept",
+    );
+    let mut connection = Connection::to(PORT);
+    assert_eq!(connection.ask("DEBUG POPULATE 100000 key 64\r\n"), "+OK");
+    let digest = connection.ask("DEBUG DIGEST\r\n");
+    let load = Load::start(move |number| {
+        assert_eq!(
+            connection.ask("INCR counter\r\n"),
+            format!(":{}", number + 1)
+        );
+    });
+    let (dir, _) = images();
+    let folder = |number: u32| dir.path().join(number.to_string());
+    for number in 1..=3 {
+        load.goes_on();
+        let previous = format!("../{}", number - 1);
+        let mut arguments = vec!["--tcp-established"];
+        if number > 1 {
+            arguments.extend(["--prev-images-dir", &previous]);
+        }
+        if number < 3 {
+            let output = run(dedump(guest.pid(), &folder(number), &arguments).arg("-R"));
+            assert!(output.status.success());
+        } else {
+            dump_with(&mut guest, &folder(number), &arguments);
+        }
+    }
+    let (whole, rest) = (pages_bytes(&folder(1)), pages_bytes(&folder(3)));
+    assert!(rest * 4 < whole, "{rest} of {whole} bytes");
+    restore_with(Release::Criu42, &folder(3), &["--tcp-established"]);
+    load.goes_on();
+    load.end();
+    let mut connection = Connection::to(PORT);
+    assert_eq!(connection.ask("DEL counter\r\n"), ":1");
+    assert_eq!(connection.ask("DEBUG DIGEST\r\n"), digest);
 }

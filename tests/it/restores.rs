@@ -29,7 +29,7 @@ pub(crate) fn dump_with(guest: &mut Guest, images: &Path, arguments: &[&str]) {
 }
 
 /// The pids and tids of a dump, by the names of its images.
-fn dumped_tasks(images: &Path) -> Vec<i32> {
+pub(crate) fn dumped_tasks(images: &Path) -> Vec<i32> {
     let entries = std::fs::read_dir(images).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let number = |name: String| {

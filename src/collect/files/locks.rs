@@ -1,11 +1,14 @@
 //! Locks and leases that tasks hold.
 
+use std::os::unix::ffi::OsStrExt;
+
 use tracing::warn;
 
 use super::{Files, TableOwner};
 use crate::error::{Error, Result};
 use crate::ids::{Fd, Pid};
 use crate::proc::locks::{HeldLock, LockKind, parse_held_lock, without_number};
+use crate::proc::maps::parse_maps;
 
 /// A lock, and through what it is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +46,9 @@ impl Files {
                     "let the program release its lock, or give --file-locks (restore needs it, too)",
                 ));
             }
+            if lock.kind == LockKind::Posix {
+                warn_of_mapping(owner, fd)?;
+            }
             self.locks.push(FileLock {
                 pid: owner.pid,
                 fd,
@@ -64,4 +70,25 @@ impl Files {
             }
         }
     }
+}
+
+/// Warns of a lock that a restore loses: criu takes the locks first, and closes descriptors that
+/// it has made for mappings later; and with the first descriptor of a file that a process closes,
+/// whichever it is, it gives up all its locks on that file.
+fn warn_of_mapping(owner: TableOwner<'_>, fd: Fd) -> Result<()> {
+    let path = owner.proc_dir.read_link(&format!("fd/{fd}"))?;
+    let maps = owner.proc_dir.read("maps")?;
+    let mappings = parse_maps(&maps).map_err(|error| error.at(owner.proc_dir.path_of("maps")))?;
+    let is_mapped = mappings
+        .iter()
+        .any(|mapping| mapping.inode != 0 && mapping.path == path.as_os_str().as_bytes());
+    if is_mapped {
+        warn!(
+            "{}:{fd}: a lock on {}, which the process has mapped, too: criu gives it up while it \
+             restores, and others may take it",
+            owner.tid,
+            path.display()
+        );
+    }
+    Ok(())
 }
