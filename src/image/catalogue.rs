@@ -266,6 +266,8 @@ catalogue! {
     RestoreStats "STATS" 0x5709_3306 Service "stats-restore" None "" StatsEntry One None;
     /// `irmap-cache`.
     IrmapCache "IRMAP_CACHE" 0x5700_4059 Service "irmap-cache" None "" IrmapCacheEntry Many None;
+    /// Checksums of pages, for later dumps; restorers do not look at them.
+    PageCrcs "DEDUMP_PAGE_CRCS" 0x4445_4350 Common "dedump-page-crcs.img" None "" PageCrcsEntry Many None;
     /// Our own account of a dump, which restorers do not look at.
     Manifest "DEDUMP_MANIFEST" 0x4445_4455 Common "dedump-manifest.img" None "" Manifest One None;
 }

@@ -80,6 +80,8 @@ pub enum Fate {
 pub struct Copied {
     /// Size and checksum.
     pub file: ImageFile,
+    /// CRC-32 of each page in the file.
+    pub page_crcs: Vec<u32>,
     /// What became of the pages, by their place in the job, ascending, without gaps.
     pub fates: Vec<(Range<u64>, Fate)>,
 }
@@ -229,6 +231,7 @@ struct OutputState {
     size_bytes: u64,
     pages: u64,
     crc: crc32fast::Hasher,
+    page_crcs: Vec<u32>,
     fates: Vec<(Range<u64>, Fate)>,
     given_up: bool,
 }
@@ -238,10 +241,12 @@ impl Output {
     fn place(
         &self,
         number: u64,
-        bytes: usize,
-        crc: &crc32fast::Hasher,
+        bytes: &[u8],
+        page_crcs: &[u32],
         fates: &[(u64, Fate)],
     ) -> Option<u64> {
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(bytes);
         let mut state = lock(&self.state);
         while state.next != number {
             if state.given_up {
@@ -254,8 +259,9 @@ impl Output {
         }
         state.next += 1;
         let place = state.size_bytes;
-        state.size_bytes += bytes as u64;
-        state.crc.combine(crc);
+        state.size_bytes += bytes.len() as u64;
+        state.crc.combine(&crc);
+        state.page_crcs.extend_from_slice(page_crcs);
         for (pages, fate) in fates {
             let end = state.pages + pages;
             match state.fates.last_mut() {
@@ -288,6 +294,7 @@ impl Output {
                 size_bytes: state.size_bytes,
                 crc32: state.crc.finalize(),
             },
+            page_crcs: state.page_crcs,
             fates: state.fates,
         }
     }
@@ -303,6 +310,7 @@ fn copy_chunks(
     let bytes = usize::try_from(CHUNK_PAGES).unwrap_or(0) * PAGE;
     let mut buffer = map::buffer(bytes).at("take memory for", "pages")?;
     let mut fates = Vec::new();
+    let mut page_crcs = Vec::new();
     loop {
         let chunk = lock(dealer).next();
         let Some(chunk) = chunk else { return Ok(()) };
@@ -326,17 +334,19 @@ fn copy_chunks(
             }
         }
         progress.advance(chunk.pages * PAGE as u64);
-        let mut crc = crc32fast::Hasher::new();
-        crc.update(&buffer[..filled]);
+        let bytes = &buffer[..filled];
+        page_crcs.clear();
+        page_crcs.extend(bytes.chunks_exact(PAGE).map(crc32fast::hash));
         let job = &jobs[chunk.job];
-        let Some(place) = outputs[chunk.job].place(chunk.number, filled, &crc, &fates) else {
+        let output = &outputs[chunk.job];
+        let Some(place) = output.place(chunk.number, bytes, &page_crcs, &fates) else {
             return Ok(());
         };
         if filled >= LEAST_ALLOCATED_BYTES {
             allocate(&job.file, place, filled);
         }
         job.file
-            .write_all_at(&buffer[..filled], place)
+            .write_all_at(bytes, place)
             .at("write", job.name.as_str())?;
     }
 }
@@ -467,6 +477,8 @@ mod tests {
         );
         assert_eq!(copied[0].file.size_bytes, bytes.len() as u64);
         assert_eq!(copied[0].file.crc32, crc32fast::hash(&bytes));
+        let pages = bytes.chunks_exact(PAGE).map(crc32fast::hash);
+        assert!(copied[0].page_crcs.iter().copied().eq(pages));
         assert_eq!(copied[0].pages(Fate::Written), expected.len() as u64);
         let zeros = (7..PAGES).filter(|number| number.is_multiple_of(3)).count();
         assert_eq!(copied[0].pages(Fate::Zero), zeros as u64);

@@ -13,6 +13,7 @@ mod locks;
 pub mod manifest;
 pub mod memory;
 pub mod opened;
+pub mod page_crcs;
 pub mod pages;
 pub mod previous;
 pub mod proto;

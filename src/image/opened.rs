@@ -50,6 +50,18 @@ impl OpenedFolder {
         }
     }
 
+    /// The same folder once more.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn try_clone(&self) -> Result<Self> {
+        let dir = self.dir.try_clone();
+        Ok(Self {
+            dir: dir.at("open the folder", self.path.as_path())?,
+            path: self.path.clone(),
+        })
+    }
+
     /// Where the folder is.
     #[must_use]
     pub fn path(&self) -> &Path {

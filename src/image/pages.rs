@@ -24,6 +24,7 @@ use super::copy::{Before, Copied, Fate, Job, Piece, copy};
 use super::folder::{ImageFolder, Level};
 use super::framing::ImageFile;
 use super::memory::{LAZY, PARENT, PRESENT};
+use super::page_crcs;
 use super::previous::Previous;
 use super::proto;
 use super::write::Written;
@@ -98,6 +99,14 @@ impl Pages<'_> {
         for one in &copied {
             folder.record(one.file.clone());
         }
+        let (families, rest) = copied.split_at(self.shared.families.len());
+        let families = families.iter().enumerate();
+        let families = families.map(|(index, copied)| (Self::family_id(index), copied));
+        page_crcs::write(folder, Level::Common, families)?;
+        // Numbers of address spaces and segments follow each other, as their jobs do.
+        let rest = rest.iter().enumerate();
+        let rest = rest.map(|(index, copied)| (self.space_id(index), copied));
+        page_crcs::write(folder, Level::Top, rest)?;
         self.pagemaps(folder, &jobs, &copied)
     }
 
@@ -615,6 +624,7 @@ mod tests {
                 size_bytes: 0,
                 crc32: 0,
             },
+            page_crcs: Vec::new(),
             fates: (0..)
                 .zip(fates)
                 .map(|(at, fate)| (at..at + 1, *fate))

@@ -6,13 +6,14 @@
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::catalogue::Kind;
 use super::copy::Before;
 use super::framing::Damage;
 use super::memory::{PARENT, PRESENT};
 use super::opened::OpenedFolder;
+use super::page_crcs::{self, PageCrcs};
 use super::proto;
 use crate::collect::memory::PAGE_BYTES;
 use crate::error::{Error, IoResultExt, Result};
@@ -28,6 +29,8 @@ struct Stored {
     file: Arc<File>,
     /// Device and inode of the file.
     inode: (u64, u64),
+    /// The checksums of the pages in the file, if they are known.
+    crcs: Option<Arc<[u32]>>,
     offset: u64,
 }
 
@@ -45,7 +48,7 @@ pub struct Previous {
 /// The folder of an earlier dump.
 #[derive(Debug)]
 pub struct PreviousFolder {
-    folder: OpenedFolder,
+    level: ChainLevel,
 }
 
 impl PreviousFolder {
@@ -56,7 +59,9 @@ impl PreviousFolder {
     pub fn open(path: &Path) -> Result<Self> {
         let folder = OpenedFolder::open(path)?;
         match folder.file(&Kind::Inventory.file_name(0))? {
-            Some(_) => Ok(Self { folder }),
+            Some(_) => Ok(Self {
+                level: ChainLevel::new(folder),
+            }),
             None => Err(Error::Refused {
                 target: path.into(),
                 what: "this folder of --prev-images-dir holds no complete dump".to_owned(),
@@ -72,7 +77,7 @@ impl PreviousFolder {
     /// # Errors
     /// A damaged pagemap, a chain that ends too early.
     pub fn pages(&self, kind: Kind, id: u64) -> Result<Option<Previous>> {
-        pages(&self.folder, kind, id)
+        self.level.pages(kind, id)
     }
 }
 
@@ -82,88 +87,123 @@ impl PreviousFolder {
 /// # Errors
 /// A damaged pagemap, a chain that ends too early.
 pub fn pages(folder: &OpenedFolder, kind: Kind, id: u64) -> Result<Option<Previous>> {
-    let stored = stored(folder, kind, id, MOST_LEVELS)?;
-    Ok(stored.map(|stored| Previous {
-        stored,
-        path: folder.path().to_owned(),
-    }))
+    ChainLevel::new(folder.try_clone()?).pages(kind, id)
 }
 
-fn stored(
-    folder: &OpenedFolder,
-    kind: Kind,
-    id: u64,
-    levels_left: usize,
-) -> Result<Option<Vec<Stored>>> {
-    let Some(image) = folder.image(kind, id)? else {
-        return Ok(None);
-    };
-    let path = folder.path().join(image.name());
-    let damaged = |damage: Damage| damage.in_file(path.as_path());
-    let misfit = |offset: usize, what: String| damaged(Damage { offset, what });
-    let head: proto::PagemapHead = image.decode(0).map_err(damaged)?;
-    let pages_name = Kind::Pages.file_name(u64::from(head.pages_id));
-    let pages = match folder.file(&pages_name)? {
-        None => None,
-        Some(file) => {
-            let stat = file
-                .metadata()
-                .at("stat", folder.path().join(&pages_name))?;
-            Some((Arc::new(file), (stat.dev(), stat.ino())))
-        }
-    };
-    let mut below: Option<Vec<Stored>> = None;
-    let mut runs = Vec::new();
-    let mut offset = 0;
-    for entry in image.entries().skip(1) {
-        let entry = entry.map_err(damaged)?;
-        let at = entry.offset;
-        let entry: proto::PagemapEntry = entry.decode().map_err(damaged)?;
-        let pages_count = entry.nr_pages.unwrap_or(u64::from(entry.compat_nr_pages));
-        let len = pages_count.checked_mul(PAGE_BYTES);
-        let end = len.and_then(|len| entry.vaddr.checked_add(len));
-        let (Some(len), Some(end)) = (len, end) else {
-            return Err(misfit(
-                at,
-                format!("{pages_count} pages at {:#x}", entry.vaddr),
-            ));
-        };
-        let flags = match entry.in_parent {
-            Some(true) => PARENT,
-            _ => entry.flags.unwrap_or(PRESENT),
-        };
-        if flags & PARENT != 0 {
-            if below.is_none() && levels_left > 0 {
-                below = match folder.below()? {
-                    Some(folder) => stored(&folder, kind, id, levels_left - 1)?,
-                    None => None,
-                };
-            }
-            let Some(below) = &below else {
-                let what = "its pages are in an earlier dump that is gone".to_owned();
-                return Err(misfit(at, what));
-            };
-            for part in cut(below, entry.vaddr, end) {
-                push(&mut runs, part);
-            }
-        } else if flags & PRESENT != 0 {
-            let Some((pages, inode)) = &pages else {
-                return Err(misfit(at, format!("its {pages_name} is gone")));
-            };
-            let run = Stored {
-                start: entry.vaddr,
-                end,
-                file: Arc::clone(pages),
-                inode: *inode,
-                offset,
-            };
-            push(&mut runs, run);
-            offset = offset
-                .checked_add(len)
-                .ok_or_else(|| misfit(at, format!("{pages_count} pages more")))?;
+/// A folder of a chain.
+#[derive(Debug)]
+struct ChainLevel {
+    folder: OpenedFolder,
+    /// Read when first asked for.
+    crcs: OnceLock<PageCrcs>,
+    /// The folder below, if there is one; opened when first asked for.
+    below: OnceLock<Option<Box<ChainLevel>>>,
+}
+
+impl ChainLevel {
+    fn new(folder: OpenedFolder) -> Self {
+        Self {
+            folder,
+            crcs: OnceLock::new(),
+            below: OnceLock::new(),
         }
     }
-    Ok(Some(runs))
+
+    fn crcs(&self) -> &PageCrcs {
+        self.crcs.get_or_init(|| page_crcs::read(&self.folder))
+    }
+
+    fn below(&self) -> Result<Option<&Self>> {
+        if let Some(below) = self.below.get() {
+            return Ok(below.as_deref());
+        }
+        let below = self.folder.below()?;
+        let below = below.map(|folder| Box::new(Self::new(folder)));
+        Ok(self.below.get_or_init(|| below).as_deref())
+    }
+
+    fn pages(&self, kind: Kind, id: u64) -> Result<Option<Previous>> {
+        let stored = self.stored(kind, id, MOST_LEVELS)?;
+        Ok(stored.map(|stored| Previous {
+            stored,
+            path: self.folder.path().to_owned(),
+        }))
+    }
+
+    fn stored(&self, kind: Kind, id: u64, levels_left: usize) -> Result<Option<Vec<Stored>>> {
+        let folder = &self.folder;
+        let Some(image) = folder.image(kind, id)? else {
+            return Ok(None);
+        };
+        let path = folder.path().join(image.name());
+        let damaged = |damage: Damage| damage.in_file(path.as_path());
+        let misfit = |offset: usize, what: String| damaged(Damage { offset, what });
+        let head: proto::PagemapHead = image.decode(0).map_err(damaged)?;
+        let pages_name = Kind::Pages.file_name(u64::from(head.pages_id));
+        let pages = match folder.file(&pages_name)? {
+            None => None,
+            Some(file) => {
+                let stat = file
+                    .metadata()
+                    .at("stat", folder.path().join(&pages_name))?;
+                let crcs = self.crcs().get(&head.pages_id).cloned();
+                Some((Arc::new(file), (stat.dev(), stat.ino()), crcs))
+            }
+        };
+        let mut below: Option<Vec<Stored>> = None;
+        let mut runs = Vec::new();
+        let mut offset = 0;
+        for entry in image.entries().skip(1) {
+            let entry = entry.map_err(damaged)?;
+            let at = entry.offset;
+            let entry: proto::PagemapEntry = entry.decode().map_err(damaged)?;
+            let pages_count = entry.nr_pages.unwrap_or(u64::from(entry.compat_nr_pages));
+            let len = pages_count.checked_mul(PAGE_BYTES);
+            let end = len.and_then(|len| entry.vaddr.checked_add(len));
+            let (Some(len), Some(end)) = (len, end) else {
+                return Err(misfit(
+                    at,
+                    format!("{pages_count} pages at {:#x}", entry.vaddr),
+                ));
+            };
+            let flags = match entry.in_parent {
+                Some(true) => PARENT,
+                _ => entry.flags.unwrap_or(PRESENT),
+            };
+            if flags & PARENT != 0 {
+                if below.is_none() && levels_left > 0 {
+                    below = match self.below()? {
+                        Some(level) => level.stored(kind, id, levels_left - 1)?,
+                        None => None,
+                    };
+                }
+                let Some(below) = &below else {
+                    let what = "its pages are in an earlier dump that is gone".to_owned();
+                    return Err(misfit(at, what));
+                };
+                for part in cut(below, entry.vaddr, end) {
+                    push(&mut runs, part);
+                }
+            } else if flags & PRESENT != 0 {
+                let Some((pages, inode, crcs)) = &pages else {
+                    return Err(misfit(at, format!("its {pages_name} is gone")));
+                };
+                let run = Stored {
+                    start: entry.vaddr,
+                    end,
+                    file: Arc::clone(pages),
+                    inode: *inode,
+                    crcs: crcs.clone(),
+                    offset,
+                };
+                push(&mut runs, run);
+                offset = offset
+                    .checked_add(len)
+                    .ok_or_else(|| misfit(at, format!("{pages_count} pages more")))?;
+            }
+        }
+        Ok(Some(runs))
+    }
 }
 
 /// The parts of ascending runs that lie in `start..end`.
@@ -179,6 +219,7 @@ fn cut(stored: &[Stored], start: u64, end: u64) -> impl Iterator<Item = Stored> 
             end: run.end.min(end),
             file: Arc::clone(&run.file),
             inode: run.inode,
+            crcs: run.crcs.clone(),
             offset: run.offset + (from - run.start),
         }
     })
@@ -194,6 +235,14 @@ fn push(stored: &mut Vec<Stored>, mut run: Stored) {
     }
     if run.start < run.end {
         stored.push(run);
+    }
+}
+
+impl Stored {
+    /// The checksum of the page at an offset in the file, if it is known.
+    fn crc(&self, offset: u64) -> Option<u32> {
+        let number = usize::try_from(offset / PAGE_BYTES).ok()?;
+        self.crcs.as_ref()?.get(number).copied()
     }
 }
 
@@ -228,6 +277,12 @@ impl Previous {
 
 impl Before for Previous {
     fn holds(&self, offset: u64, page: &[u8]) -> Result<bool> {
+        let Some((run, at)) = self.find(offset) else {
+            return Ok(false);
+        };
+        if run.crc(at).is_some_and(|crc| crc != crc32fast::hash(page)) {
+            return Ok(false);
+        }
         let mut before = [0; 4096];
         Ok(self.read(offset, &mut before)? && page == before)
     }

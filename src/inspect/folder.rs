@@ -446,7 +446,9 @@ pub(super) fn say_damage(name: String, kind: Kind, damage: Damage, defects: &mut
 /// What damage to an image of a kind does to a restore.
 pub(super) fn effect_of_damage(kind: Kind) -> Effect {
     match kind {
-        Kind::Manifest | Kind::Stats | Kind::RestoreStats | Kind::IrmapCache => Effect::Unused,
+        Kind::Manifest | Kind::PageCrcs | Kind::Stats | Kind::RestoreStats | Kind::IrmapCache => {
+            Effect::Unused
+        }
         _ => Effect::RestoreFails,
     }
 }

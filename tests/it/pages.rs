@@ -365,6 +365,64 @@ fn five_dumps_on_top_of_each_other() {
     }
 }
 
+/// Checksums spare reading what differs; that pages are equal is decided by their bytes.
+#[test]
+fn checksums_do_not_decide_that_pages_are_equal() {
+    let mut pool = Pool::start(8, "star", 1, 5);
+    // Folders will be damaged that are sound otherwise.
+    let dir = tempfile::tempdir().unwrap();
+    let folder = |name: &str| dir.path().join(name);
+    pool.snapshot(&folder("1"), &[]);
+    for level in ["", "parent"] {
+        assert!(
+            folder("1")
+                .join(level)
+                .join("dedump-page-crcs.img")
+                .exists()
+        );
+    }
+    pool.snapshot(&folder("2"), &["--prev-images-dir", "../1"]);
+    let full = pages_bytes(&folder("1"));
+    assert!(pages_bytes(&folder("2")) < full / 4);
+
+    // Without checksums everything is read.
+    std::fs::remove_file(folder("1/dedump-page-crcs.img")).unwrap();
+    std::fs::write(folder("1/parent/dedump-page-crcs.img"), "nonsense").unwrap();
+    let again = ["-R", "--prev-images-dir", "../1"];
+    let output = run(&mut dedump(pool.guest.pid(), &folder("3"), &again));
+    assert!(output.status.success());
+    assert!(pages_bytes(&folder("3")) < full / 4);
+
+    // Every page differs from what its checksum was made of.
+    pool.snapshot(&folder("4"), &[]);
+    flip_a_bit_of_each_page(&folder("4"));
+    let again = ["-R", "--prev-images-dir", "../4"];
+    let output = run(&mut dedump(pool.guest.pid(), &folder("5"), &again));
+    assert!(output.status.success());
+    assert!(pages_bytes(&folder("5")) > full * 9 / 10);
+    flip_a_bit_of_each_page(&folder("4"));
+    pool.dump(&folder("6"), &["--prev-images-dir", "../5"]);
+    pool.restore(Release::Criu42, &folder("6"));
+}
+
+fn flip_a_bit_of_each_page(folder: &Path) {
+    for level in [folder.to_owned(), folder.join("parent")] {
+        for entry in std::fs::read_dir(level).unwrap() {
+            let path = entry.unwrap().path();
+            if path
+                .file_name()
+                .unwrap()
+                .to_string_lossy()
+                .starts_with("pages-")
+            {
+                let mut bytes = std::fs::read(&path).unwrap();
+                bytes.iter_mut().step_by(4096).for_each(|byte| *byte ^= 1);
+                std::fs::write(&path, bytes).unwrap();
+            }
+        }
+    }
+}
+
 /// What an earlier dump has is not written again: 1 % of 128 MiB, with everything around it.
 #[test]
 fn a_little_changed_takes_little() {

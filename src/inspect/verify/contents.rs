@@ -8,7 +8,7 @@ use crate::image::catalogue::Kind;
 use crate::image::opened::PARENT_NAME;
 use crate::image::proto::{Manifest, ManifestFile};
 use crate::inspect::defect::Effect;
-use crate::inspect::folder::read_single;
+use crate::inspect::folder::{effect_of_damage, read_single};
 use crate::inspect::level::{Role, reason};
 use crate::inspect::scan::{Part, scan};
 
@@ -107,7 +107,9 @@ impl Check<'_> {
             let facts = place.and_then(|level| level.files.get(name));
             let Some(facts) = facts else {
                 let what = "it is missing, and the manifest lists it";
-                self.defects.add(shown, "", what, Effect::RestoreFails);
+                let kind = Kind::of_file_name(name).map(|(kind, _)| kind);
+                let effect = kind.map_or(Effect::RestoreFails, effect_of_damage);
+                self.defects.add(shown, "", what, effect);
                 continue;
             };
             if facts.size_bytes != file.size_bytes {
