@@ -18,7 +18,7 @@ use tracing::{debug, warn};
 
 pub use cgroup::FreezerCgroup;
 pub use examine::examine;
-pub use stopped::{Seized, Stopped, wait};
+pub use stopped::{Pauses, Seized, Stopped, wait};
 
 use crate::error::{Blockers, Error, Result};
 use crate::ids::{Pid, Tid};
@@ -379,7 +379,8 @@ impl Freezer {
                     stage: "freezing the tree",
                     target: tid.into(),
                     remedy:
-                        "the task sits in an uninterruptible call; try again, or raise --timeout"
+                        "the task sits in an uninterruptible call, or its cgroup is frozen; try \
+                             again, raise --timeout, or name the cgroup with --freeze-cgroup"
                             .to_owned(),
                 });
             }

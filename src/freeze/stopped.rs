@@ -100,11 +100,12 @@ impl Seized {
 
 impl Drop for Seized {
     fn drop(&mut self) {
-        // A running thread cannot be detached: stop it first, however briefly.
+        // A running thread cannot be detached: stop it first, however briefly. One that cannot be
+        // stopped must not keep the others waiting.
         if !self.held {
             return;
         }
-        let deadline = Instant::now() + Duration::from_secs(1);
+        let deadline = Instant::now() + Duration::from_millis(100);
         while let Ok(Some(seen)) = wait(self.tid, deadline) {
             let signal = match seen {
                 Seen::Gone(_) => return,
@@ -121,7 +122,7 @@ impl Drop for Seized {
             let _ = ptrace::detach(self.tid);
             return;
         }
-        // Still not stopped: the kernel detaches it when the dumper ends.
+        // Still not stopped: the kernel detaches it when the tracing thread ends.
     }
 }
 
@@ -264,19 +265,52 @@ fn take_up_call(tid: Tid) -> Result<()> {
 /// # Errors
 /// `ECHILD` when the thread is not traced by us.
 pub fn wait(tid: Tid, deadline: Instant) -> Result<Option<Seen>> {
-    const SPINS: u32 = 200;
-    let mut spins = 0;
+    let mut pauses = Pauses::start();
     loop {
         if let Some(seen) = ptrace::wait(tid).on("wait4", tid)? {
             return Ok(Some(seen));
         }
-        if spins < SPINS {
-            spins += 1;
-            std::thread::yield_now();
-        } else if Instant::now() >= deadline {
+        if pauses.are_long() && Instant::now() >= deadline {
             return Ok(None);
-        } else {
+        }
+        pauses.pause();
+    }
+}
+
+/// The pauses between looks at something that mostly takes microseconds.
+///
+/// First they only let others run. On a busy machine that may take long each time, so that it is
+/// time that counts: afterwards they are short sleeps, from which the kernel wakes us at once.
+#[derive(Debug)]
+pub struct Pauses {
+    started: Instant,
+    are_long: bool,
+}
+
+impl Pauses {
+    /// Before the first look.
+    #[must_use]
+    pub fn start() -> Self {
+        Self {
+            started: Instant::now(),
+            are_long: false,
+        }
+    }
+
+    /// Whether it takes longer than usual.
+    #[must_use]
+    pub fn are_long(&self) -> bool {
+        self.are_long
+    }
+
+    /// One of them.
+    pub fn pause(&mut self) {
+        const USUAL: Duration = Duration::from_micros(200);
+        if self.are_long {
             std::thread::sleep(Duration::from_micros(50));
+        } else {
+            std::thread::yield_now();
+            self.are_long = self.started.elapsed() >= USUAL;
         }
     }
 }

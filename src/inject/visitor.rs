@@ -11,7 +11,7 @@ use super::code::{self, ENTRY_BYTES, EPILOGUE_BYTES, Span};
 use super::layout::{CONTROL_BYTES, Layout, WAVE};
 use super::{Host, Party};
 use crate::error::{Error, Result, ResultExt};
-use crate::freeze::wait;
+use crate::freeze::{Pauses, wait};
 use crate::ids::Tid;
 use crate::proc::memory::TaskMemory;
 use crate::sys::ptrace::{self, Seen};
@@ -362,8 +362,9 @@ impl<'a> Visitor<'a> {
 
     /// Waits until a thread has made all its calls, and asks it to stop.
     fn interrupt(&mut self, index: usize, slot: usize) -> Result<()> {
-        const LOOKS_BETWEEN_WAITS: u32 = 64;
+        const LOOKS_BETWEEN_WAITS: u32 = 16;
         let tid = self.tid(index);
+        let mut pauses = Pauses::start();
         let mut looks = 0_u32;
         loop {
             // The task may be gone, and its memory with it: wait4 tells.
@@ -373,7 +374,7 @@ impl<'a> Visitor<'a> {
                 _ => return Err(self.escaped(tid)),
             }
             looks += 1;
-            if looks.is_multiple_of(LOOKS_BETWEEN_WAITS) {
+            if looks.is_multiple_of(LOOKS_BETWEEN_WAITS) || pauses.are_long() {
                 match ptrace::wait(tid).on("wait4", tid)? {
                     Some(Seen::Gone(_)) => return Err(self.gone(index)),
                     Some(_) => ptrace::cont(tid, 0).on("ptrace CONT", tid)?,
@@ -381,7 +382,7 @@ impl<'a> Visitor<'a> {
                     None => {}
                 }
             }
-            std::thread::yield_now();
+            pauses.pause();
         }
         ptrace::interrupt(tid).on("ptrace INTERRUPT", tid)
     }

@@ -2,7 +2,7 @@
  *
  * Threads wait in every way that a dump may disturb: none of the calls may return early or
  * with EINTR. One thread checks general and vector registers, one the program's own memory.
- * No signal may arrive. Every 100 ms it prints "beat" with the number of rounds of each
+ * No signal may arrive. Every 100 ms ("fast": 10) it prints "beat" with the number of rounds of each
  * thread; the first violation is printed as "BAD ..." and ends it.
  */
 #define _GNU_SOURCE
@@ -211,12 +211,14 @@ static void on_child(int signal)
 int main(int argc, char **argv)
 {
     /* "restarted": only calls that the kernel itself takes up again after a stop; "heap": much
-     * memory; "io_uring": something that no dump can hold */
-    int restarted = 0;
+     * memory; "io_uring": something that no dump can hold; "fast": ten times as many beats */
+    int restarted = 0, pause_us = 100000;
     char parameters[120] = {0};
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "restarted"))
             restarted = 1;
+        else if (!strcmp(argv[i], "fast"))
+            pause_us = 10000;
         else if (!strcmp(argv[i], "io_uring") && syscall(SYS_io_uring_setup, 1, parameters) < 0)
             bad("io_uring_setup", errno, 0);
         else if (!strcmp(argv[i], "heap")) {
@@ -244,7 +246,7 @@ int main(int argc, char **argv)
     puts("ready");
     for (;;) {
         fflush(stdout);
-        usleep(100000);
+        usleep(pause_us);
         printf("beat %ld %ld %ld %ld %ld %ld\n", rounds[0], rounds[1], rounds[2], rounds[3], rounds[4], rounds[5]);
     }
 }

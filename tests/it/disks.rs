@@ -5,6 +5,8 @@ use std::os::unix::fs::{PermissionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use nix::errno::Errno;
+
 use crate::guest::{Guest, dedump, images, program, run};
 use crate::outside::Outside;
 
@@ -130,6 +132,60 @@ fn a_disk_that_is_too_small_is_noticed_before_the_freeze() {
     );
     let said = self::said(&output);
     assert!(said.contains("Read-only") && said.contains("-D"), "{said}");
+    guest.goes_on();
+}
+
+#[test]
+fn every_write_fails_once() {
+    let guest = Guest::of_ours("threads");
+    let before = Outside::settled(guest.pid());
+    for (errno, words) in [
+        (Errno::EIO, "Input/output error"),
+        (Errno::EDQUOT, "Disk quota exceeded"),
+    ] {
+        let mut failures = 0;
+        let mut number = 0;
+        loop {
+            // The later ones are more and more alike.
+            number += 1 + number / 4;
+            let (dir, images) = images();
+            let report = dir.path().join("report");
+            let dumper = dedump(guest.pid(), &images, &["-R"]);
+            let mut supervisor = Command::new(program("fault"));
+            supervisor
+                .arg("spoil")
+                .arg(dir.path())
+                .args([number.to_string(), (errno as i32).to_string()])
+                .arg(&report)
+                .arg("--")
+                .arg(dumper.get_program())
+                .args(dumper.get_args());
+            let output = run(&mut supervisor);
+            let said = said(&output);
+            let met = std::fs::read_to_string(&report).unwrap();
+            if met.split(' ').nth(1) == Some("-1") {
+                assert!(output.status.success(), "{output:?}");
+                break;
+            }
+            if output.status.success() {
+                continue;
+            }
+            failures += 1;
+            assert_eq!(output.status.code(), Some(1), "{met}: {said}");
+            let path = dir.path().to_str().unwrap();
+            assert!(said.contains(path) && said.contains(words), "{met}: {said}");
+            let is_begun = said.contains(images.to_str().unwrap()) && !said.contains(" folder ");
+            assert!(!is_begun || said.contains("are free"), "{met}: {said}");
+            std::fs::remove_file(&report).unwrap();
+            assert_eq!(
+                std::fs::read_dir(dir.path()).unwrap().count(),
+                0,
+                "{met}: {said}"
+            );
+        }
+        assert!(failures > 10, "{words}: only {failures} failures");
+    }
+    before.assert_still(guest.pid());
     guest.goes_on();
 }
 

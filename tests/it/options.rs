@@ -325,7 +325,7 @@ fn the_figures_are_printed_as_by_criu() {
 }
 
 /// A cgroup of the test's own, with a freezer; removed on drop.
-struct Cgroup {
+pub(crate) struct Cgroup {
     dir: PathBuf,
     control: PathBuf,
     words: [&'static str; 2],
@@ -333,7 +333,7 @@ struct Cgroup {
 
 impl Cgroup {
     /// One of each version that this machine has, one at least.
-    fn each(name: &str) -> Vec<Self> {
+    pub(crate) fn each(name: &str) -> Vec<Self> {
         let found = hierarchies().into_iter().filter_map(|(hierarchy, place)| {
             let (control, words) = match hierarchy.as_str() {
                 "" => ("cgroup.freeze", ["0", "1"]),
@@ -353,11 +353,11 @@ impl Cgroup {
         found
     }
 
-    fn add(&self, pid: i32) {
+    pub(crate) fn add(&self, pid: i32) {
         std::fs::write(self.dir.join("cgroup.procs"), pid.to_string()).unwrap();
     }
 
-    fn set(&self, frozen: bool) {
+    pub(crate) fn set(&self, frozen: bool) {
         std::fs::write(&self.control, self.words[usize::from(frozen)]).unwrap();
         if frozen {
             while !self.is_frozen() {

@@ -24,59 +24,6 @@ fn two_hundred_dumps_go_unnoticed() {
 }
 
 #[test]
-fn a_killed_dumper_harms_nobody() {
-    let kills = if std::env::var_os("DEDUMP_TEST_FULL").is_some() {
-        300
-    } else {
-        60
-    };
-    // What the kernel ends with EINTR we put right at the stop; killed before, we cannot.
-    let guest = Guest::of_ours_with("steady", &["restarted"]);
-    let before = Outside::settled(guest.pid());
-    let (dir, images) = images();
-    let mut state: u64 = u64::from(std::process::id());
-    let mut killed = 0;
-    while killed < kills {
-        let mut dumper = dedump(guest.pid(), &images, &["-R", "--overwrite"])
-            .spawn()
-            .unwrap();
-        // xorshift: random moments, no further dependency
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        std::thread::sleep(Duration::from_micros(state % 12_000));
-        killed += usize::from(dumper.try_wait().unwrap().is_none());
-        dumper.kill().unwrap();
-        dumper.wait().unwrap();
-        assert!(
-            guest.is_alive() && !guest.output().contains("BAD"),
-            "{}",
-            guest.output()
-        );
-    }
-    guest.goes_on();
-    // The next dump removes what a killed one may have left.
-    let output = run(&mut dedump(guest.pid(), &images, &["-R", "--overwrite"]));
-    assert!(output.status.success());
-    before.assert_still(guest.pid());
-    let hidden = std::fs::read_dir(&images).unwrap().filter(|entry| {
-        entry
-            .as_ref()
-            .unwrap()
-            .file_name()
-            .to_str()
-            .unwrap()
-            .starts_with('.')
-    });
-    assert_eq!(
-        hidden.count(),
-        0,
-        "staging folders are left in {}",
-        dir.path().display()
-    );
-}
-
-#[test]
 fn a_stopped_program_stays_stopped_and_leave_stopped_stops() {
     let state = |guest: &Guest| {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", guest.pid())).unwrap();

@@ -1,0 +1,273 @@
+//! Dumpers that are killed at random moments: nothing may have happened to their trees.
+//!
+//! `tests/kills N` kills N dumpers here and as many of criu 4.2 beside it.
+
+use std::fmt::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::guest::{Guest, dedump, images, program, run};
+use crate::oracle::{Release, folder};
+use crate::outside::Outside;
+
+/// Trees of threads, of forked workers, and of processes that talk over sockets.
+const KINDS: [(&str, &[&str]); 3] = [
+    // What the kernel ends with EINTR we put right at the stop; killed before, we cannot.
+    ("threads", &["steady", "restarted", "fast"]),
+    ("workers", &["pool", "4", "star", "4", "25"]),
+    ("sockets", &["talk", "6"]),
+];
+
+const CHECK_AT_LEAST_EVERY: u32 = 10;
+
+/// A tree in a network of its own: packet filters that a killed dumper leaves are met by nobody
+/// else.
+struct Tree {
+    guest: Guest,
+    before: Vec<(i32, Outside)>,
+    orders: u32,
+}
+
+impl Tree {
+    fn start(command: &[&str]) -> Self {
+        let mut alone = Command::new("unshare");
+        alone
+            .args([
+                "--net",
+                "sh",
+                "-c",
+                "ip link set lo up && exec \"$@\"",
+                "sh",
+            ])
+            .arg(program(command[0]))
+            .args(&command[1..]);
+        let guest = Guest::start(&mut alone, "ready");
+        let look = || -> Vec<_> {
+            let pids = guest.all_pids();
+            pids.iter().map(|pid| (*pid, Outside::of(*pid))).collect()
+        };
+        let mut before = look();
+        loop {
+            std::thread::sleep(Duration::from_millis(100));
+            let now = look();
+            if now == before {
+                break;
+            }
+            before = now;
+        }
+        Self {
+            before,
+            guest,
+            orders: 0,
+        }
+    }
+
+    /// The command in the network of the tree.
+    fn beside(&self, command: &Command) -> Command {
+        let mut inside = Command::new("nsenter");
+        inside
+            .arg(format!("--net=/proc/{}/ns/net", self.guest.pid()))
+            .arg("--")
+            .arg(command.get_program())
+            .args(command.get_args());
+        inside.stdin(Stdio::null());
+        inside
+    }
+
+    /// Everybody is alive, nobody stands still or is traced.
+    fn assert_goes_on(&mut self) {
+        for (pid, _) in &self.before {
+            let moves = || {
+                let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+                for task in tasks {
+                    let status = std::fs::read_to_string(task.ok()?.path().join("status")).ok()?;
+                    let state = status.split("State:\t").nth(1)?.chars().next()?;
+                    let is_traced = !status.contains("TracerPid:\t0");
+                    if is_traced || !"RSD".contains(state) {
+                        return None;
+                    }
+                }
+                Some(())
+            };
+            let end = Instant::now() + Duration::from_secs(5);
+            while moves().is_none() {
+                assert!(Instant::now() < end, "{pid} is gone or stands still");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        let output = self.guest.output();
+        if output.contains("beat") {
+            self.guest.goes_on();
+        } else {
+            self.verify_memory();
+        }
+    }
+
+    /// All workers of a pool look at every word of their memory.
+    fn verify_memory(&mut self) {
+        self.orders += 1;
+        let orders = self.guest.dir.path().join("do");
+        let order = format!("{} verify", self.orders);
+        std::fs::write(orders.with_extension("new"), order).unwrap();
+        std::fs::rename(orders.with_extension("new"), orders).unwrap();
+        let done = format!("{} done ", self.orders);
+        let end = Instant::now() + Duration::from_secs(5);
+        loop {
+            let output = self.guest.output();
+            let count = output
+                .lines()
+                .filter(|line| line.starts_with(&done))
+                .count();
+            assert!(!output.contains("BAD"), "{output}");
+            if count == self.before.len() {
+                return;
+            }
+            assert!(Instant::now() < end, "only {count} workers answer");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// After a dump that nothing disturbs nothing is left of those before it.
+    fn assert_clean(&mut self, dumper: &Dumper, images: &Path) {
+        let output = run(&mut dumper.command(self, images));
+        assert!(output.status.success(), "the next dump fails");
+        for (pid, before) in &self.before {
+            before.assert_still(*pid);
+        }
+        self.assert_goes_on();
+        let hidden = std::fs::read_dir(images).unwrap().filter(|entry| {
+            let name = entry.as_ref().unwrap().file_name();
+            name.as_encoded_bytes()[0] == b'.'
+        });
+        assert_eq!(hidden.count(), 0, "hidden files are left");
+    }
+}
+
+enum Dumper {
+    Dedump,
+    Criu(PathBuf),
+}
+
+impl Dumper {
+    fn command(&self, tree: &Tree, images: &Path) -> Command {
+        let pid = tree.guest.pid();
+        let dumper = match self {
+            Dumper::Dedump => dedump(pid, images, &["-R", "--tcp-established", "--overwrite"]),
+            Dumper::Criu(folder) => {
+                let _ = std::fs::remove_dir_all(images);
+                std::fs::create_dir(images).unwrap();
+                let mut criu = Command::new(folder.join("criu"));
+                criu.args([
+                    "dump",
+                    "--no-default-config",
+                    "-v0",
+                    "-R",
+                    "--tcp-established",
+                ])
+                .args(["-t", &pid.to_string(), "-D"])
+                .arg(images);
+                criu
+            }
+        };
+        tree.beside(&dumper)
+    }
+}
+
+/// What became of the trees.
+struct Account {
+    kills: u32,
+    harmed: Vec<String>,
+}
+
+/// Kills dumpers of trees of one kind, with a new tree after each harm.
+fn kill(dumper: &Dumper, command: &[&str], kills: u32) -> Account {
+    let mut tree = Tree::start(command);
+    let (_dir, images) = images();
+    let length = {
+        let started = Instant::now();
+        let output = run(&mut dumper.command(&tree, &images));
+        assert!(output.status.success());
+        started.elapsed()
+    };
+    let mut account = Account {
+        kills: 0,
+        harmed: Vec::new(),
+    };
+    // xorshift: random moments, no further dependency
+    let mut state = u64::from(std::process::id()) | 1 << 40;
+    while account.kills < kills {
+        let mut process = dumper.command(&tree, &images).spawn().unwrap();
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let longest = u64::try_from(length.as_micros()).unwrap();
+        std::thread::sleep(Duration::from_micros(state % longest));
+        if process.try_wait().unwrap().is_some() {
+            continue;
+        }
+        process.kill().unwrap();
+        process.wait().unwrap();
+        account.kills += 1;
+        let is_looked_at =
+            account.kills.is_multiple_of(CHECK_AT_LEAST_EVERY) || account.kills == kills;
+        let unharmed = catch_unwind(AssertUnwindSafe(|| {
+            tree.assert_goes_on();
+            if is_looked_at {
+                tree.assert_clean(dumper, &images);
+            }
+        }));
+        if let Err(panic) = unharmed {
+            let words = panic.downcast_ref::<String>().cloned().unwrap_or_default();
+            account
+                .harmed
+                .push(words.lines().next().unwrap_or_default().to_owned());
+            tree = Tree::start(command);
+        }
+    }
+    account
+}
+
+#[test]
+fn a_killed_dumper_harms_nobody() {
+    const KILLS: &str = "DEDUMP_TEST_KILLS";
+    let asked: Option<u32> = std::env::var(KILLS)
+        .ok()
+        .map(|kills| kills.parse().unwrap());
+    let kills = asked.unwrap_or(60).div_ceil(3);
+    let mut dumpers = vec![("dedump", Dumper::Dedump)];
+    if asked.is_some()
+        && let Some(folder) = folder(Release::Criu42)
+    {
+        dumpers.push(("criu 4.2", Dumper::Criu(folder)));
+    }
+    let mut report = String::new();
+    let mut harmed_by_us = Vec::new();
+    for (name, dumper) in dumpers {
+        let (mut all, mut harmed) = (0, 0);
+        for (kind, command) in KINDS {
+            let account = kill(&dumper, command, kills);
+            all += account.kills;
+            harmed += account.harmed.len();
+            writeln!(
+                report,
+                "{name}: {} kills, {} trees of {kind} harmed {:?}",
+                account.kills,
+                account.harmed.len(),
+                account.harmed
+            )
+            .unwrap();
+            if matches!(dumper, Dumper::Dedump) {
+                harmed_by_us.extend(account.harmed);
+            }
+        }
+        writeln!(report, "{name}: {harmed} of {all} harmed").unwrap();
+        eprint!("{report}");
+    }
+    if asked.is_some() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/kills.txt");
+        std::fs::write(path, report).unwrap();
+    }
+    assert!(harmed_by_us.is_empty(), "{harmed_by_us:#?}");
+}
