@@ -107,7 +107,7 @@ def main():
     at = case("field-missing", [(fs, "required")])
     edit_entries(at(fs), lambda entries: [entries[0][:2]])
 
-    at = case("no-protobuf", [("pstree.img", "framing")])
+    at = case("no-protobuf", [("pstree.img", "protobuf")])
     edit_entries(at("pstree.img"), lambda entries: [b"\xff" * len(entries[0])])
 
     at = case("short-pages", [("pages-1.img", "pages")])

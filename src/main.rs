@@ -18,6 +18,7 @@ use cli::{Check, Dump, Look, Places, Request};
 use dedump::check::system::Feature;
 use dedump::error::{Error, IoResultExt, Result, Target};
 use dedump::image::opened::OpenedFolder;
+use dedump::inspect::compare::compare;
 use dedump::inspect::memory::Memory;
 use dedump::inspect::paint::Paint;
 use dedump::inspect::show::{Style, show_path};
@@ -39,6 +40,13 @@ fn main() -> ExitCode {
         Ok(Request::Look(request)) => match look(&request) {
             // One line each has been said of what is wrong.
             Ok(false) => ExitCode::FAILURE,
+            // 1 says that they differ.
+            Err(failure)
+                if matches!(request, Look::Compare { .. }) && !is_read_enough(&failure) =>
+            {
+                complain(&failure);
+                ExitCode::from(2)
+            }
             told => finish(told.map(drop)),
         },
         Ok(Request::Completions(request)) => {
@@ -118,6 +126,23 @@ fn look(request: &Look) -> Result<bool> {
                     std::fs::write(svg, size.svg()).at("write", svg.as_path())?;
                 }
                 is_fine &= all_read(size.defects.found().iter().map(ToString::to_string));
+            }
+        }
+        Look::Compare {
+            before,
+            after,
+            json,
+        } => {
+            let comparison = compare(before, after)?;
+            if *json {
+                tell(&format!("{:#}\n", comparison.json()))?;
+            } else {
+                tell(&comparison.text())?;
+            }
+            is_fine = comparison.is_same();
+            for (path, defects) in comparison.paths.iter().zip(&comparison.defects) {
+                let told = defects.found().iter();
+                is_fine &= all_read(told.map(|one| format!("{}: {one}", path.display())));
             }
         }
     }
@@ -201,13 +226,16 @@ fn logged_dump(request: &Dump) -> Result<()> {
 fn finish(result: Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        // Who reads has seen enough.
-        Err(Error::Image {
-            op: "write",
-            source,
-            ..
-        }) if source.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(failure) if is_read_enough(&failure) => ExitCode::SUCCESS,
         Err(failure) => complain(&failure),
+    }
+}
+
+/// Whether who reads has seen enough.
+fn is_read_enough(failure: &Error) -> bool {
+    match failure {
+        Error::Image { op, source, .. } => *op == "write" && source.kind() == ErrorKind::BrokenPipe,
+        _ => false,
     }
 }
 

@@ -37,6 +37,7 @@ Examples:
   dedump verify images               would it restore?
   dedump tree images                 who is in it, and what do they share?
   dedump size images                 what takes the room?
+  dedump compare before after        what happened in between?
   criu restore -D images             bring it back";
 
 /// Dump process trees into images that criu restores, everything shared written once

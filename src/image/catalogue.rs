@@ -74,7 +74,7 @@ macro_rules! catalogue {
     ($($(#[$doc:meta])* $kind:ident $name:literal $magic:literal $head:ident $prefix:literal $id:ident $suffix:literal
         $message:ident $count:ident $payload:ident;)*) => {
         /// A kind of image.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Kind { $($(#[$doc])* $kind,)* }
 
         impl Kind {

@@ -8,12 +8,15 @@
 //!           ├─ sharing     who has what in common with whom
 //!           ├─► tree       who is there, and what do they share?
 //!           ├─► size       what takes the room?
+//!           ├─► compare    what differs from another folder?
 //!           └─► verify     would it restore?
 //! ```
 //!
 //! [`show`] goes through images one by one. What a file says is never trusted: what cannot be read
 //! becomes a [`defect::Defect`], and the rest is shown.
 
+mod columns;
+pub mod compare;
 pub mod defect;
 pub mod describe;
 pub mod folder;

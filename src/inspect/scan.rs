@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::{ErrorKind, Result};
 use std::num::NonZero;
 use std::os::unix::fs::FileExt;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
@@ -46,51 +45,73 @@ pub(super) fn scan<R: Send>(
             })
         })
         .collect();
+    let results = spread(
+        &pieces,
+        || map::buffer(CHUNK_BYTES),
+        |buffer, piece| {
+            let wanted = usize::try_from(piece.end - piece.start).unwrap_or(CHUNK_BYTES);
+            let bytes = read_up_to(&files[piece.file], &mut buffer[..wanted], piece.start)?;
+            Ok(work(*piece, bytes))
+        },
+    )?;
+    Ok(pieces.into_iter().zip(results).collect())
+}
+
+/// Has all processors work on `pieces`, each with a state of its own, and returns what they made of
+/// them, in order.
+///
+/// # Errors
+/// The first one of `work`, after which no further piece is begun.
+pub(super) fn spread<P: Sync, S, R: Send>(
+    pieces: &[P],
+    state: impl Fn() -> Result<S> + Sync,
+    work: impl Fn(&mut S, &P) -> Result<R> + Sync,
+) -> Result<Vec<R>> {
+    if pieces.is_empty() {
+        return Ok(Vec::new());
+    }
     let next = AtomicUsize::new(0);
     let failed = AtomicBool::new(false);
-    let results = Mutex::new(Vec::with_capacity(pieces.len()));
-    let worker = || -> Result<()> {
-        let mut buffer = map::buffer(CHUNK_BYTES)?;
+    let worker = || -> Result<Vec<(usize, R)>> {
+        let mut state = state()?;
+        let mut results = Vec::new();
         while !failed.load(Ordering::Relaxed) {
             let place = next.fetch_add(1, Ordering::Relaxed);
             let Some(piece) = pieces.get(place) else {
                 break;
             };
-            let wanted = usize::try_from(piece.end - piece.start).unwrap_or(CHUNK_BYTES);
-            let read = read_up_to(&files[piece.file], &mut buffer[..wanted], piece.start);
-            let bytes = read.inspect_err(|_| failed.store(true, Ordering::Relaxed))?;
-            let result = work(*piece, bytes);
-            let mut results = results
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            let result = work(&mut state, piece);
+            let result = result.inspect_err(|_| failed.store(true, Ordering::Relaxed))?;
             results.push((place, result));
         }
-        Ok(())
+        Ok(results)
     };
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
-    thread::scope(|scope| {
+    let mut results = thread::scope(|scope| {
+        // Where no further thread is to be had, fewer do it.
         let others = (1..processors.min(pieces.len()))
-            .map(|_| scope.spawn(worker))
+            .map_while(|_| thread::Builder::new().spawn_scoped(scope, worker).ok())
             .collect::<Vec<_>>();
-        let mut end = worker();
+        let mut all = worker();
         for other in others {
             let other = other.join();
             let other = other.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            end = end.and(other);
+            all = all.and_then(|mut all| {
+                all.extend(other?);
+                Ok(all)
+            });
         }
-        end
+        all
     })?;
-    let mut results = results
-        .into_inner()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
     results.sort_unstable_by_key(|(place, _)| *place);
-    let in_order = results.into_iter();
-    Ok(in_order
-        .map(|(place, result)| (pieces[place], result))
-        .collect())
+    Ok(results.into_iter().map(|(_, result)| result).collect())
 }
 
-fn read_up_to<'a>(file: &File, buffer: &'a mut [u8], offset: u64) -> Result<&'a [u8]> {
+/// Reads until the buffer is full or the file ends.
+///
+/// # Errors
+/// Those of pread(2).
+pub(super) fn read_up_to<'a>(file: &File, buffer: &'a mut [u8], offset: u64) -> Result<&'a [u8]> {
     let mut done = 0;
     while done < buffer.len() {
         match file.read_at(&mut buffer[done..], offset + done as u64) {

@@ -100,7 +100,7 @@ fn show_named(
 }
 
 /// Shows the image `path`, or all images of the folder `path`: as JSON, each is a document of
-/// its own, with its name as `file`.
+/// its own, with its name as `file`. For people, what the manifest notes comes last.
 ///
 /// # Errors
 /// What cannot be read, what is damaged, what writing says. Damage does not keep the other
@@ -135,6 +135,11 @@ pub fn show_path(path: &Path, style: Style, out: &mut dyn Write) -> Result<()> {
         let line = paint.aside(&format!("no images: {}", names.join(", ")));
         writeln!(out, "{line}").at("write", OUTPUT)?;
     }
+    if let Style::Readable(_) = style {
+        for note in notes(&folder) {
+            writeln!(out, "note: {}", one_line(&note)).at("write", OUTPUT)?;
+        }
+    }
     match failures.len() {
         0 if images.is_empty() => Err(Error::Refused {
             target: path.into(),
@@ -144,6 +149,15 @@ pub fn show_path(path: &Path, style: Style, out: &mut dyn Write) -> Result<()> {
         0 => Ok(()),
         _ => Err(Error::Blocked(failures)),
     }
+}
+
+/// What the manifest of a folder says that restorers cannot bring back; a damaged one is told of where
+/// it is shown.
+fn notes(folder: &OpenedFolder) -> Vec<String> {
+    let manifest = folder.image(Kind::Manifest, 0).ok().flatten();
+    let manifest = manifest.and_then(|image| image.decode::<proto::Manifest>(0).ok());
+    let notes = manifest.into_iter().flat_map(|manifest| manifest.notes);
+    notes.map(|note| note.text).collect()
 }
 
 /// The form that `crit` reads and writes.
@@ -534,7 +548,7 @@ impl Reading<'_> {
 }
 
 /// The value or values of a field that holds no message.
-fn scalars(field: &'static Field, bytes: &[u8], hex: bool) -> String {
+pub(super) fn scalars(field: &'static Field, bytes: &[u8], hex: bool) -> String {
     if let Some(address) = ip(field, bytes) {
         return address;
     }
@@ -602,7 +616,7 @@ fn runs(values: impl Iterator<Item = String>) -> String {
 }
 
 /// How many bytes there are, and the first of them: as a text if they look like one.
-fn some(bytes: &[u8]) -> String {
+pub(super) fn some(bytes: &[u8]) -> String {
     let first = &bytes[..bytes.len().min(SOME_BYTES)];
     let more = if bytes.len() > SOME_BYTES { "..." } else { "" };
     let count = match bytes.len() {

@@ -13,11 +13,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
-use comfy_table::presets::NOTHING;
-use comfy_table::{CellAlignment, Table as Columns};
+use comfy_table::ColumnConstraint;
 use indicatif::BinaryBytes;
 use serde_json::{Value, json};
 
+use super::columns::{headed, print};
 use super::describe;
 use super::folder::{Folder, Task, kind_name};
 use super::sharing::{PageUses, Split, Table, descriptors, holders};
@@ -111,9 +111,7 @@ impl Tree {
     /// The tree as text.
     #[must_use]
     pub fn text(&self, details: Details) -> String {
-        let mut columns = Columns::new();
-        columns.load_style(NOTHING);
-        columns.set_header([
+        let mut columns = headed([
             "TASK",
             "THREADS",
             "VM",
@@ -153,15 +151,12 @@ impl Tree {
             cells.push(self.descriptors_of(task));
             columns.add_row(cells);
         }
-        for number in 1..9 {
-            if let Some(column) = columns.column_mut(number) {
-                column.set_cell_alignment(CellAlignment::Right);
-            }
+        // The column of earlier dumps only where there is something in it.
+        if !has_earlier && let Some(column) = columns.column_mut(8) {
+            column.set_constraint(ColumnConstraint::Hidden);
         }
         let mut text = String::new();
-        for line in lines_of(&mut columns, has_earlier) {
-            let _ = writeln!(text, "{}", line.trim_end());
-        }
+        print(&mut text, &mut columns, 1..9);
         self.threads(&mut text);
         self.shared(&mut text);
         for (task, _) in rows.iter().filter(|(task, _)| !task.is_zombie()) {
@@ -236,23 +231,27 @@ impl Tree {
             );
         }
         for segment in &self.folder.segments {
-            let mappers = self.mappers(
-                segment.shmid,
-                segment.entry.as_ref().map(|one| one.inode_id),
-            );
+            let inode = segment.entry.as_ref().map(|one| one.inode_id);
+            let mappers = self.mappers(segment.shmid, inode);
+            let openers = self.openers(inode);
             let pages = segment
                 .memory
                 .as_ref()
                 .map_or(0, super::pagemaps::Memory::pages);
             let _ = writeln!(
                 text,
-                "shared memory {}: {} saved, mapped by {}",
+                "shared memory {}: {} saved, mapped by {}{}",
                 segment.shmid,
                 BinaryBytes(pages * PAGE_BYTES),
                 if mappers.is_empty() {
                     "nobody".to_owned()
                 } else {
                     numbers(&mappers)
+                },
+                if openers.is_empty() {
+                    String::new()
+                } else {
+                    format!(", open in {}", numbers(&openers))
                 }
             );
         }
@@ -278,6 +277,20 @@ impl Tree {
         let tasks = self.folder.tasks.iter();
         let maps = tasks.filter(|task| task.mm.iter().any(|mm| mm.vmas.iter().any(shows)));
         maps.map(|task| task.pid).collect()
+    }
+
+    /// Who has a piece of shared memory open, by its inode.
+    fn openers(&self, inode: Option<u64>) -> Vec<u32> {
+        use super::folder::Body;
+        let files = self.folder.files.iter().filter(|file| match &file.body {
+            Body::Memfd(memfd) => Some(u64::from(memfd.inode_id)) == inode,
+            _ => false,
+        });
+        let places = files.filter_map(|file| self.descriptors.get(&file.id));
+        let holders = places
+            .flatten()
+            .filter_map(|(table, _)| self.holders.get(&(Table::Files, *table)));
+        holders.flatten().copied().collect()
     }
 
     /// Others who reach an open file, as `PID:FD`.
@@ -421,8 +434,16 @@ impl Tree {
                 text,
                 "  m{id} [shape=cylinder, label=\"shared memory {id}\"];"
             );
-            for pid in self.mappers(id, segment.entry.as_ref().map(|one| one.inode_id)) {
+            let inode = segment.entry.as_ref().map(|one| one.inode_id);
+            let mappers = self.mappers(id, inode);
+            let mut openers = self.openers(inode);
+            openers.retain(|pid| !mappers.contains(pid));
+            openers.dedup();
+            for pid in mappers {
                 let _ = writeln!(text, "  t{pid} -> m{id} [style=dashed, dir=none];");
+            }
+            for pid in openers {
+                let _ = writeln!(text, "  t{pid} -> m{id} [style=dotted, dir=none];");
             }
         }
         for (name, pids) in self.families() {
@@ -535,15 +556,6 @@ impl Tree {
         }
         value
     }
-}
-
-/// The lines of the table; the column of earlier dumps only where there is something in it.
-fn lines_of(columns: &mut Columns, has_earlier: bool) -> Vec<String> {
-    if !has_earlier && let Some(column) = columns.column_mut(8) {
-        column.set_constraint(comfy_table::ColumnConstraint::Hidden);
-    }
-    let lines = columns.lines();
-    lines.collect()
 }
 
 fn size(pages: u64) -> String {

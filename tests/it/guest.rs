@@ -199,7 +199,7 @@ fn with_descendants(mut found: Vec<i32>) -> Vec<i32> {
 }
 
 /// The pids of a session, zombies included: as long as one is there its number is taken.
-fn session(sid: i32) -> Vec<i32> {
+pub(crate) fn session(sid: i32) -> Vec<i32> {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter(|pid: &i32| session_of(*pid) == Some(sid))

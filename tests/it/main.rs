@@ -6,12 +6,14 @@
 
 mod asking;
 mod cgroups;
+mod compare;
 mod coverage;
 mod disks;
 mod fixtures;
 mod guest;
 mod hostile;
 mod kills;
+mod looking;
 mod mutations;
 mod options;
 mod oracle;

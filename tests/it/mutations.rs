@@ -1,18 +1,23 @@
 //! Damaged images of every sort: nothing that looks at them panics, hangs or takes memory.
 //!
-//! A process of its own does it, so that its memory can be measured and its end waited for.
-//! `DEDUMP_TEST_FULL=1` makes a million mutations, else it is a sample; `DEDUMP_TEST_SEED` starts
-//! from another number.
+//! Each mutation is shown, and, in turn, the folder it stands in is verified, measured, drawn as a
+//! tree, or compared with what it was. A process of its own does it, so that its memory can be measured. `DEDUMP_TEST_FULL=1`
+//! makes a million mutations, else it is a sample; `DEDUMP_TEST_SEED` starts from another number.
 
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use dedump::image::framing::Image;
+use dedump::inspect::compare::compare;
 use dedump::inspect::paint::Paint;
 use dedump::inspect::show::{Style, show};
+use dedump::inspect::size::size;
+use dedump::inspect::tree::{Details, tree};
+use dedump::inspect::verify::verify;
 
-use crate::fixtures::sound;
+use crate::fixtures::{fixtures, sound};
 
 const MOST_MEMORY_KIB: u64 = 256 << 10;
 
@@ -90,7 +95,7 @@ fn mutate(bytes: &mut Vec<u8>, dice: &mut Dice) {
     }
 }
 
-/// Shows an image in every form; says whether damage was found.
+/// Shows an image in every form; says whether it can be told to be damaged.
 fn look(name: &str, bytes: Vec<u8>) -> bool {
     let Ok(image) = Image::from_bytes(name, bytes) else {
         return true;
@@ -104,40 +109,97 @@ fn look(name: &str, bytes: Vec<u8>) -> bool {
     damaged
 }
 
+/// A copy of a folder, whose files are damaged one after the other.
+struct Patient {
+    sound: PathBuf,
+    copy: PathBuf,
+    files: Vec<(PathBuf, Vec<u8>)>,
+}
+
+/// Copies all folders that are as they should be, chains as a whole.
+fn patients(into: &Path) -> Vec<Patient> {
+    let copied = Command::new("cp")
+        .arg("-a")
+        .arg(fixtures())
+        .arg(into)
+        .status();
+    assert!(copied.unwrap().success());
+    let root = into.join("images-fixtures");
+    let patient = |sound: PathBuf| {
+        let copy = root.join(sound.strip_prefix(fixtures()).unwrap());
+        let mut files: Vec<_> = std::fs::read_dir(&copy)
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .filter(|entry| entry.file_type().unwrap().is_file())
+            .map(|entry| (entry.path(), std::fs::read(entry.path()).unwrap()))
+            .filter(|(path, _)| !path.ends_with("README.md"))
+            .collect();
+        files.sort();
+        Patient { sound, copy, files }
+    };
+    sound().into_iter().map(patient).collect()
+}
+
+/// Looks at a damaged folder in one of the ways there are.
+fn look_at_folder(patient: &Patient, way: u64) {
+    match way % 4 {
+        0 => drop(verify(&patient.copy).map(|verdict| (verdict.to_string(), verdict.json()))),
+        1 => drop(
+            size(&patient.copy).map(|size| (size.text(), size.json(), size.csv(true), size.svg())),
+        ),
+        2 => drop(
+            compare(&patient.sound, &patient.copy)
+                .map(|comparison| (comparison.text(), comparison.json())),
+        ),
+        _ => drop(tree(&patient.copy).map(|tree| {
+            let all = Details {
+                fds: true,
+                maps: true,
+            };
+            (tree.text(all), tree.dot(), tree.json(all))
+        })),
+    }
+}
+
 #[test]
 #[ignore = "started by the test below"]
 fn worker() {
     let number = |name: &str| std::env::var(name).unwrap().parse::<u64>().unwrap();
     let (count, seed) = (number("MUTATIONS"), number("MUTATIONS_SEED"));
-    let mut originals = Vec::new();
-    for folder in sound() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let entry = entry.unwrap();
-            let name = entry.file_name().into_string().unwrap();
-            let is_raw = name.starts_with("pages-") || name == "README.md";
-            if entry.file_type().unwrap().is_file() && !is_raw {
-                originals.push((name, std::fs::read(entry.path()).unwrap()));
-            }
-        }
-    }
-    originals.sort();
-    originals.dedup();
+    // In memory, where there is such a file system: every mutation is written.
+    let shared_memory = Path::new("/dev/shm");
+    let work = if shared_memory.is_dir() {
+        tempfile::tempdir_in(shared_memory)
+    } else {
+        tempfile::tempdir()
+    };
+    let work = work.unwrap();
+    let patients = patients(work.path());
     let mut found = 0_u64;
     for round in 0..count {
         // Each round has its own dice, so that one can be repeated.
         let mut dice = Dice(seed.wrapping_add(round).wrapping_mul(0x2545_f491_4f6c_dd1d));
-        let (name, original) = &originals[dice.below(originals.len())];
+        let patient = &patients[dice.below(patients.len())];
+        let (path, original) = &patient.files[dice.below(patient.files.len())];
+        let name = path.file_name().unwrap().to_str().unwrap();
         let mut bytes = original.clone();
         for _ in 0..=dice.below(4) {
             mutate(&mut bytes, &mut dice);
         }
+        std::fs::write(path, &bytes).unwrap();
         let started = Instant::now();
-        let outcome = std::panic::catch_unwind(|| look(name, bytes));
-        let damaged = outcome.unwrap_or_else(|_| panic!("round {round} of seed {seed}: {name}"));
+        let outcome = std::panic::catch_unwind(|| {
+            look_at_folder(patient, round);
+            look(name, bytes)
+        });
+        std::fs::write(path, original).unwrap();
+        let damaged =
+            outcome.unwrap_or_else(|_| panic!("round {round} of seed {seed}: {}", path.display()));
         found += u64::from(damaged);
         assert!(
             started.elapsed() < Duration::from_secs(10),
-            "round {round}: {name}"
+            "round {round} of seed {seed}: {}",
+            path.display()
         );
     }
     let status = std::fs::read_to_string("/proc/self/status").unwrap();

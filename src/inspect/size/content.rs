@@ -1,14 +1,15 @@
 //! Pages that are in the folder more than once, byte for byte.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
+use std::io::Result;
 use std::os::unix::fs::FileExt;
 
 use super::super::folder::Folder;
-use super::super::scan::{Part, scan};
+use super::super::scan::{Part, scan, spread};
 use super::super::sharing::spaces;
 use crate::collect::memory::PAGE_BYTES;
-use crate::error::{IoResultExt, Result};
+use crate::error::{self, IoResultExt};
 use crate::image::catalogue::Kind;
 
 const PAGE: usize = 4096;
@@ -55,7 +56,7 @@ struct Pages {
 }
 
 /// Compares all pages of a folder, those of earlier dumps left out.
-pub(super) fn compare(folder: &Folder) -> Result<Content> {
+pub(super) fn compare(folder: &Folder) -> error::Result<Content> {
     let mut pages = Pages {
         files: Vec::new(),
         firsts: Vec::new(),
@@ -100,8 +101,13 @@ pub(super) fn compare(folder: &Folder) -> Result<Content> {
             next = behind;
         }
     }
+    let crc_of_zeros = crc32fast::hash(&[0; PAGE]);
     let scanned = scan(&pages.files, &parts, |_, bytes| {
-        let one = |page: &[u8]| (crc32fast::hash(page), page.iter().all(|byte| *byte == 0));
+        let one = |page: &[u8]| {
+            let crc32 = crc32fast::hash(page);
+            let is_zero = crc32 == crc_of_zeros && page.iter().all(|byte| *byte == 0);
+            (crc32, is_zero)
+        };
         bytes.chunks_exact(PAGE).map(one).collect::<Vec<_>>()
     });
     let scanned = scanned.at("read pages of", folder.top().path.as_path())?;
@@ -115,13 +121,14 @@ pub(super) fn compare(folder: &Folder) -> Result<Content> {
         }
     }
     let zero_pages = pages.zeros.iter().filter(|is_zero| **is_zero).count() as u64;
-    let twin_pages = pages.twins(folder, &by_name)?;
-    let equal_pages = pages.equal()?;
+    let path = folder.top().path.as_path();
+    let twins = pages.twins(folder, &by_name).at("read pages of", path)?;
+    let others = pages.equal(&twins).at("read pages of", path)?;
     Ok(Content {
         pages: u64::from(next),
         zero_pages,
-        twin_pages,
-        other_equal_pages: equal_pages.saturating_sub(twin_pages),
+        twin_pages: twins.len() as u64,
+        other_equal_pages: others,
     })
 }
 
@@ -131,7 +138,7 @@ fn place(bytes: u64) -> usize {
 
 impl Pages {
     /// Pages that equal one at the same address.
-    fn twins(&self, folder: &Folder, by_name: &HashMap<(usize, u32), u32>) -> Result<u64> {
+    fn twins(&self, folder: &Folder, by_name: &HashMap<(usize, u32), u32>) -> Result<HashSet<u32>> {
         let mut all = Vec::new();
         for task in spaces(folder) {
             for run in task.memory.iter().flat_map(|memory| &memory.stored) {
@@ -159,53 +166,58 @@ impl Pages {
         all.sort_unstable();
         // What several tasks read from one place is one page.
         all.dedup();
-        let mut twins = 0;
-        for group in
-            all.chunk_by(|one, next| (one.address, one.crc32) == (next.address, next.crc32))
-        {
-            twins += self.repeated(group.iter().map(|page| page.place))?;
-        }
-        Ok(twins)
+        let of = |page: &Page| (page.address, page.crc32);
+        let groups = all.chunk_by(|one, next| of(one) == of(next));
+        let groups = groups.filter(|group| group.len() > 1);
+        let groups = groups.map(|group| group.iter().map(|page| page.place).collect());
+        let repeated = self.repeated(&groups.collect::<Vec<Vec<u32>>>())?;
+        Ok(repeated.into_iter().collect())
     }
 
-    /// Pages that equal another one, wherever that is.
-    fn equal(&self) -> Result<u64> {
+    /// How many pages equal another one, wherever that is, besides those that are `known` to.
+    fn equal(&self, known: &HashSet<u32>) -> Result<u64> {
         let mut places: Vec<u32> = (0..)
             .zip(&self.zeros)
-            .filter(|(_, is_zero)| !**is_zero)
+            .filter(|(place, is_zero)| !**is_zero && !known.contains(place))
             .map(|(place, _)| place)
             .collect();
         let crc = |place: &u32| self.crcs[*place as usize];
         places.sort_unstable_by_key(|place| (crc(place), *place));
-        let mut equal = 0;
-        for group in places.chunk_by(|one, next| crc(one) == crc(next)) {
-            equal += self.repeated(group.iter().copied())?;
-        }
-        Ok(equal)
+        let groups = places.chunk_by(|one, next| crc(one) == crc(next));
+        let groups: Vec<&[u32]> = groups.filter(|group| group.len() > 1).collect();
+        Ok(self.repeated(&groups)?.len() as u64)
     }
 
-    /// How many of some pages with one checksum really equal the first.
-    fn repeated(&self, mut places: impl ExactSizeIterator<Item = u32>) -> Result<u64> {
-        if places.len() < 2 {
-            return Ok(0);
-        }
-        let (mut first, mut other) = ([0; PAGE], [0; PAGE]);
-        let mut repeated = 0;
-        if let Some(place) = places.next() {
-            self.read(place, &mut first)?;
-        }
-        for place in places {
-            self.read(place, &mut other)?;
-            repeated += u64::from(first == other);
-        }
-        Ok(repeated)
+    /// Which pages of groups with one checksum really equal the first of their group.
+    fn repeated<G: AsRef<[u32]> + Sync>(&self, groups: &[G]) -> Result<Vec<u32>> {
+        let some: Vec<&[G]> = groups.chunks(64).collect();
+        let found = spread(
+            &some,
+            || Ok([[0; PAGE]; 2]),
+            |[first, other], groups| {
+                let mut repeated = Vec::new();
+                for group in groups.iter().map(AsRef::as_ref) {
+                    let Some((place, others)) = group.split_first() else {
+                        continue;
+                    };
+                    self.read(*place, first)?;
+                    for place in others {
+                        self.read(*place, other)?;
+                        if first == other {
+                            repeated.push(*place);
+                        }
+                    }
+                }
+                Ok(repeated)
+            },
+        );
+        Ok(found?.concat())
     }
 
     fn read(&self, place: u32, page: &mut [u8; PAGE]) -> Result<()> {
-        let file = self.firsts.partition_point(|first| *first <= place) - 1;
         // Files without pages begin where the next one does.
+        let file = self.firsts.partition_point(|first| *first <= place) - 1;
         let offset = u64::from(place - self.firsts[file]) * PAGE_BYTES;
-        let read = self.files[file].read_exact_at(page, offset);
-        read.at("read pages of", format!("pages file number {}", file + 1))
+        self.files[file].read_exact_at(page, offset)
     }
 }

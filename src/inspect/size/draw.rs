@@ -2,13 +2,13 @@
 
 use std::fmt::Write as _;
 
-use comfy_table::presets::NOTHING;
-use comfy_table::{CellAlignment, Table as Columns};
+use comfy_table::ColumnConstraint;
 use indicatif::BinaryBytes;
 use serde_json::{Value, json};
 
 use super::Size;
 use crate::collect::memory::PAGE_BYTES;
+use crate::inspect::columns::{headed, print};
 use crate::inspect::tree::numbers;
 
 /// How many characters the longest bar has.
@@ -27,7 +27,7 @@ impl Size {
             self.path.display(),
             BinaryBytes(bytes)
         );
-        let mut columns = columns(["KIND", "FILES", "ENTRIES", "BYTES", "SHARE", ""]);
+        let mut columns = headed(["KIND", "FILES", "ENTRIES", "BYTES", "SHARE", ""]);
         for kind in &self.kinds {
             columns.add_row([
                 kind.name.clone(),
@@ -40,7 +40,7 @@ impl Size {
         }
         print(&mut text, &mut columns, 1..5);
 
-        let mut columns = self::columns(["TASK", "ALONE", "OWN", "SHARED", "", "WITH"]);
+        let mut columns = headed(["TASK", "ALONE", "OWN", "SHARED", "EARLIER", "", "WITH"]);
         let most = self.tasks.iter().map(|task| task.alone_bytes).max();
         for task in &self.tasks {
             columns.add_row([
@@ -48,12 +48,17 @@ impl Size {
                 BinaryBytes(task.alone_bytes).to_string(),
                 BinaryBytes(task.own_bytes()).to_string(),
                 BinaryBytes(task.shared_bytes()).to_string(),
+                BinaryBytes(task.earlier_bytes).to_string(),
                 bar(task.own_bytes(), most.unwrap_or(0)),
                 shortened(numbers(&task.with)),
             ]);
         }
+        let has_earlier = self.tasks.iter().any(|task| task.earlier_bytes > 0);
+        if !has_earlier && let Some(column) = columns.column_mut(4) {
+            column.set_constraint(ColumnConstraint::Hidden);
+        }
         text.push('\n');
-        print(&mut text, &mut columns, 1..4);
+        print(&mut text, &mut columns, 1..5);
         self.savings(&mut text);
         for note in &self.notes {
             let _ = writeln!(text, "note: {note}");
@@ -64,7 +69,7 @@ impl Size {
     fn savings(&self, text: &mut String) {
         let out = self.written_out_bytes();
         let _ = writeln!(text);
-        let mut columns = columns(["WITH EVERY REFERENCE WRITTEN OUT", "BYTES", "SHARE", ""]);
+        let mut columns = headed(["WITH EVERY REFERENCE WRITTEN OUT", "BYTES", "SHARE", ""]);
         columns.add_row([
             "it would be".to_owned(),
             BinaryBytes(out).to_string(),
@@ -131,7 +136,7 @@ impl Size {
             json!({
                 "pid": task.pid, "name": task.name, "alone_bytes": task.alone_bytes,
                 "own_bytes": task.own_bytes(), "shared_bytes": task.shared_bytes(),
-                "own": own, "with": task.with,
+                "earlier_bytes": task.earlier_bytes, "own": own, "with": task.with,
             })
         });
         json!({
@@ -176,6 +181,7 @@ impl Size {
             row("alone", &name, 1, task.alone_bytes);
             row("own", &name, 1, task.own_bytes());
             row("shared", &name, task.with.len() as u64, task.shared_bytes());
+            row("earlier", &name, 1, task.earlier_bytes);
         }
         for (what, bytes) in self.savings_by_name() {
             row("saved", what.trim(), 1, bytes);
@@ -191,25 +197,6 @@ impl Size {
         row("whole", "it is", 1, self.bytes());
         row("whole", "written out", 1, self.written_out_bytes());
         text
-    }
-}
-
-fn columns<const N: usize>(names: [&str; N]) -> Columns {
-    let mut columns = Columns::new();
-    columns.load_style(NOTHING);
-    columns.set_header(names);
-    columns
-}
-
-/// Appends a table; some of its columns are numbers.
-fn print(text: &mut String, columns: &mut Columns, numbers: std::ops::Range<usize>) {
-    for number in numbers {
-        if let Some(column) = columns.column_mut(number) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    for line in columns.lines() {
-        let _ = writeln!(text, "{}", line.trim_end());
     }
 }
 

@@ -14,8 +14,9 @@ use std::path::{Path, PathBuf};
 pub use content::Content;
 
 use super::defect::Defects;
-use super::folder::{Body, Entry, Folder, Task, read_entries};
+use super::folder::{Body, Entry, Folder, Segment, Task, read_entries};
 use super::level::{Inode, Level};
+use super::pagemaps::Memory;
 use super::sharing::{PageUses, Table, spaces};
 use crate::collect::memory::PAGE_BYTES;
 use crate::error::Result;
@@ -47,6 +48,8 @@ pub struct TaskSize {
     pub alone_bytes: u64,
     /// What nobody else refers to, by what it is.
     pub own: Vec<(&'static str, u64)>,
+    /// What of that dump is in earlier dumps, whoever else refers to it.
+    pub earlier_bytes: u64,
     /// With which tasks it shares something.
     pub with: Vec<u32>,
 }
@@ -61,7 +64,8 @@ impl TaskSize {
     /// What others refer to, too.
     #[must_use]
     pub fn shared_bytes(&self) -> u64 {
-        self.alone_bytes.saturating_sub(self.own_bytes())
+        self.alone_bytes
+            .saturating_sub(self.own_bytes() + self.earlier_bytes)
     }
 }
 
@@ -153,7 +157,7 @@ fn own_levels(folder: &Folder) -> impl Iterator<Item = &Level> {
         .map(|(_, level)| level)
 }
 
-fn kinds(folder: &Folder) -> Vec<KindSize> {
+pub(super) fn kinds(folder: &Folder) -> Vec<KindSize> {
     let mut by_name: BTreeMap<String, KindSize> = BTreeMap::new();
     let mut seen = HashSet::new();
     for level in own_levels(folder) {
@@ -190,7 +194,7 @@ fn kinds(folder: &Folder) -> Vec<KindSize> {
 }
 
 /// The name of files of a kind, with N for the number.
-fn pattern(kind: Kind) -> String {
+pub(super) fn pattern(kind: Kind) -> String {
     let name = kind.file_name(0);
     let name = name.strip_suffix(".img").unwrap_or(&name);
     name.strip_suffix('0')
@@ -217,6 +221,46 @@ enum Item {
 struct Weight {
     what: &'static str,
     bytes: u64,
+    /// What of it is in earlier dumps, and counts there.
+    earlier_bytes: u64,
+}
+
+impl Weight {
+    fn new(what: &'static str, bytes: u64) -> Self {
+        Self {
+            what,
+            bytes,
+            earlier_bytes: 0,
+        }
+    }
+
+    fn of_segment(what: &'static str, folder: &Folder, segment: &Segment) -> Option<Self> {
+        let pages = pages_of(folder, segment.memory.as_ref()?);
+        Some(Self {
+            what,
+            bytes: pages.here * PAGE_BYTES,
+            earlier_bytes: pages.earlier * PAGE_BYTES,
+        })
+    }
+}
+
+/// Pages of a memory, by where they are.
+#[derive(Clone, Copy, Debug)]
+struct PagesOf {
+    here: u64,
+    earlier: u64,
+}
+
+fn pages_of(folder: &Folder, memory: &Memory) -> PagesOf {
+    let (mut here, mut earlier) = (0, 0);
+    for run in &memory.stored {
+        if folder.is_earlier(run.level) {
+            earlier += run.pages();
+        } else {
+            here += run.pages();
+        }
+    }
+    PagesOf { here, earlier }
 }
 
 /// Everything that tasks refer to.
@@ -298,10 +342,7 @@ impl Items {
                 .facts(kind, id)
                 .filter(|_| seen.insert((kind, id)))
             {
-                let weight = Weight {
-                    what,
-                    bytes: facts.size_bytes,
-                };
+                let weight = Weight::new(what, facts.size_bytes);
                 self.refer(place, Item::Image(facts.inode), weight, true);
             }
         }
@@ -310,25 +351,25 @@ impl Items {
     /// A reference to an open file, and with it to what waits in it.
     fn file(&mut self, folder: &Folder, waiting: &Waiting, place: usize, id: u32, counts: bool) {
         let Some(file) = folder.file(id) else { return };
-        let weight = Weight {
-            what: "open files",
-            bytes: file.entry_bytes,
-        };
+        let weight = Weight::new("open files", file.entry_bytes);
         self.refer(place, Item::File(id), weight, counts);
-        let mut content = |item: Item, bytes: Option<&u64>| {
+        let mut content = |item: Item, weight: Option<Weight>| {
             let is_new = !self.of_task[place].contains(&item);
-            if let Some(bytes) = bytes.filter(|_| is_new) {
-                let weight = Weight {
-                    what: "contents",
-                    bytes: *bytes,
-                };
+            if let Some(weight) = weight.filter(|_| is_new) {
                 self.refer(place, item, weight, true);
             }
         };
+        let waits = |bytes: Option<&u64>| bytes.map(|bytes| Weight::new("contents", *bytes));
         match &file.body {
-            Body::Pipe(pipe) => content(Item::Pipe(pipe.pipe_id), waiting.pipes.get(&pipe.pipe_id)),
-            Body::Fifo(fifo) => content(Item::Pipe(fifo.pipe_id), waiting.pipes.get(&fifo.pipe_id)),
-            Body::Unix(_) => content(Item::Queue(id), waiting.queues.get(&id)),
+            Body::Pipe(pipe) => {
+                let waiting = waits(waiting.pipes.get(&pipe.pipe_id));
+                content(Item::Pipe(pipe.pipe_id), waiting);
+            }
+            Body::Fifo(fifo) => {
+                let waiting = waits(waiting.pipes.get(&fifo.pipe_id));
+                content(Item::Pipe(fifo.pipe_id), waiting);
+            }
+            Body::Unix(_) => content(Item::Queue(id), waits(waiting.queues.get(&id))),
             Body::Memfd(memfd) => {
                 let inode = u64::from(memfd.inode_id);
                 let mut segments = folder.segments.iter();
@@ -337,7 +378,7 @@ impl Items {
                 if let Some(segment) = segment {
                     content(
                         Item::Segment(segment.shmid),
-                        segment_bytes(segment).as_ref(),
+                        Weight::of_segment("contents", folder, segment),
                     );
                 }
             }
@@ -353,12 +394,9 @@ impl Items {
         } else if vma.status & (status::ANON_SHARED | status::SYSVIPC) != 0 {
             let item = Item::Segment(vma.shmid);
             let segment = folder.segments.iter().find(|one| one.shmid == vma.shmid);
-            let bytes = segment.and_then(segment_bytes);
-            if let Some(bytes) = bytes.filter(|_| !self.of_task[place].contains(&item)) {
-                let weight = Weight {
-                    what: "shared memory",
-                    bytes,
-                };
+            let weight =
+                segment.and_then(|segment| Weight::of_segment("shared memory", folder, segment));
+            if let Some(weight) = weight.filter(|_| !self.of_task[place].contains(&item)) {
                 self.refer(place, item, weight, true);
             }
         }
@@ -375,11 +413,12 @@ impl Items {
         let page_users = page_users(folder);
         let tasks = folder.tasks.iter().enumerate().map(|(place, task)| {
             let mut own: BTreeMap<&'static str, u64> = BTreeMap::new();
-            let mut alone = 0;
+            let (mut alone, mut earlier) = (0, 0);
             let mut with = HashSet::new();
             for item in &self.of_task[place] {
                 let weight = self.weights[item];
-                alone += weight.bytes;
+                alone += weight.bytes + weight.earlier_bytes;
+                earlier += weight.earlier_bytes;
                 let users = &users[item];
                 if users.len() == 1 {
                     *own.entry(weight.what).or_default() += weight.bytes;
@@ -390,6 +429,7 @@ impl Items {
             if let Some(memory) = &task.memory {
                 let split = uses.split(folder, memory);
                 alone += split.pages() * PAGE_BYTES;
+                earlier += split.earlier_pages * PAGE_BYTES;
                 let pagemap = memory.pagemaps.first().map(|one| one.inode);
                 let is_shared_space = pagemap
                     .and_then(|inode| users.get(&Item::Image(inode)))
@@ -397,8 +437,9 @@ impl Items {
                 if !is_shared_space {
                     *own.entry("pages").or_default() += split.own_pages * PAGE_BYTES;
                 }
-                let files = memory.stored.iter().map(|run| (run.level, run.pages_id));
-                let files: HashSet<_> = files.collect();
+                let here = memory.stored.iter();
+                let here = here.filter(|run| !folder.is_earlier(run.level));
+                let files: HashSet<_> = here.map(|run| (run.level, run.pages_id)).collect();
                 for file in files {
                     let users = page_users.get(&file).into_iter().flatten();
                     with.extend(users.copied());
@@ -412,6 +453,7 @@ impl Items {
                 name: task.name(),
                 alone_bytes: alone,
                 own: own.into_iter().collect(),
+                earlier_bytes: earlier,
                 with,
             }
         });
@@ -427,8 +469,16 @@ impl Items {
             .filter(|(what, _)| *what == "pages")
             .map(|(_, bytes)| bytes)
             .sum();
+        // Those of shared memory are told as such.
+        let of_segments: u64 = self
+            .weights
+            .iter()
+            .filter(|(item, _)| matches!(item, Item::Segment(_)))
+            .map(|(_, weight)| weight.bytes)
+            .sum();
         let all_pages = in_folder_pages(folder) * PAGE_BYTES;
-        total.insert("pages", all_pages.saturating_sub(of_tasks));
+        let rest = all_pages.saturating_sub(of_tasks + of_segments);
+        total.insert("pages", rest);
         let mut common: Vec<_> = total.into_iter().filter(|(_, bytes)| *bytes > 0).collect();
         common.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
         (tasks, common)
@@ -457,19 +507,18 @@ impl Items {
         let mut in_spaces = 0;
         for task in spaces(folder) {
             let Some(memory) = &task.memory else { continue };
-            let (earlier, here): (Vec<_>, Vec<_>) = memory
-                .stored
-                .iter()
-                .partition(|run| folder.is_earlier(run.level));
-            let count = |runs: Vec<&super::pagemaps::Stored>| {
-                runs.iter().map(|run| run.pages()).sum::<u64>()
-            };
-            let pages = count(here);
+            let PagesOf {
+                here: pages,
+                earlier,
+            } = pages_of(folder, memory);
             in_spaces += pages;
-            saved.earlier_bytes += count(earlier) * PAGE_BYTES;
+            saved.earlier_bytes += earlier * PAGE_BYTES;
             let inode = memory.pagemaps.first().map(|one| Item::Image(one.inode));
             let names = inode.and_then(|item| self.references.get(&item)).copied();
             saved.ids_bytes += (names.unwrap_or(1) - 1) * pages * PAGE_BYTES;
+        }
+        for memory in folder.segments.iter().filter_map(|one| one.memory.as_ref()) {
+            saved.earlier_bytes += pages_of(folder, memory).earlier * PAGE_BYTES;
         }
         let once = private_pages(folder);
         saved.pages_bytes = in_spaces.saturating_sub(once) * PAGE_BYTES;
@@ -516,17 +565,8 @@ fn in_folder_pages(folder: &Folder) -> u64 {
 /// The same without shared memory.
 fn private_pages(folder: &Folder) -> u64 {
     let segments = folder.segments.iter().filter_map(|one| one.memory.as_ref());
-    let here = segments.flat_map(|memory| &memory.stored);
-    let of_segments: u64 = here
-        .filter(|run| !folder.is_earlier(run.level))
-        .map(super::pagemaps::Stored::pages)
-        .sum();
+    let of_segments: u64 = segments.map(|memory| pages_of(folder, memory).here).sum();
     in_folder_pages(folder).saturating_sub(of_segments)
-}
-
-fn segment_bytes(segment: &super::folder::Segment) -> Option<u64> {
-    let memory = segment.memory.as_ref()?;
-    Some(memory.pages() * PAGE_BYTES)
 }
 
 /// Bytes that wait somewhere.
