@@ -1,8 +1,11 @@
 //! Open files as images: `files`, `fdinfo-`, `pipes-data`, `fifo-data`, `remap-fpath`,
 //! `ghost-file-`, `memfd`, `pagemap-shmem-`.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
+
+use libc::TFD_TIMER_CANCEL_ON_SET;
 
 use super::framing::ImageWriter;
 use super::proto;
@@ -180,13 +183,16 @@ fn file_entry(file: OpenFile) -> proto::FileEntry {
             });
         }
         FileKind::Timerfd(timer) => {
+            // For a moment that is told criu adds what is left to the present second, without its
+            // fraction: up to a second too early. What is left alone is exact.
+            let is_cancelled = timer.settime_flags & TFD_TIMER_CANCEL_ON_SET.cast_unsigned() != 0;
             entry.tfd = Some(proto::TimerfdEntry {
                 id,
                 flags,
                 fown,
                 clockid: timer.clock,
                 ticks: timer.ticks,
-                settime_flags: timer.settime_flags,
+                settime_flags: if is_cancelled { timer.settime_flags } else { 0 },
                 vsec: timer.value.0,
                 vnsec: timer.value.1,
                 isec: timer.interval.0,
@@ -430,7 +436,10 @@ pub fn write_remaps(writer: &mut ImageWriter, ghosts: &[Ghost], remaps: &[Remap]
     const LINKED: i32 = 0;
     const GHOST: i32 = 1;
     const PROCFS: i32 = 2;
-    let of_ghosts = ghosts.iter().flat_map(|ghost| {
+    // Restore removes them again in this order, a folder behind what is in it.
+    let mut ghosts: Vec<&Ghost> = ghosts.iter().collect();
+    ghosts.sort_by_key(|ghost| Reverse(ghost.depth));
+    let of_ghosts = ghosts.into_iter().flat_map(|ghost| {
         let entries = ghost.entries.iter();
         entries.map(|entry| (*entry, ghost.number, GHOST))
     });

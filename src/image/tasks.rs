@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::freeze::interrupted::restarted_anew;
 use crate::proc::timers::{Notify, Receiver};
 use crate::sys::ptrace::{Registers, UserDesc};
+use crate::sys::sched::{RESET_ON_FORK_BIT, Scheduling};
 use crate::sys::xstate;
 
 /// `march` of an x86-64 image.
@@ -115,7 +116,7 @@ pub fn thread_core(thread: &Thread) -> Result<proto::CoreEntry> {
             futex_rla: robust_head,
             futex_rla_len: u32::try_from(robust_len).unwrap_or(0),
             sched_nice: Some(thread.scheduling.nice),
-            sched_policy: Some(thread.scheduling.policy),
+            sched_policy: Some(policy(&thread.scheduling)),
             sched_prio: Some(thread.scheduling.priority),
             blk_sigset: Some(capture.blocked),
             sas: Some(proto::ThreadSasEntry {
@@ -133,6 +134,11 @@ pub fn thread_core(thread: &Thread) -> Result<proto::CoreEntry> {
         }),
         ..Default::default()
     })
+}
+
+/// The policy as `sched_setscheduler(2)` takes it.
+fn policy(scheduling: &Scheduling) -> u32 {
+    scheduling.policy | u32::from(scheduling.reset_on_fork) << RESET_ON_FORK_BIT
 }
 
 fn registers(r: &Registers) -> proto::UserX86RegsEntry {

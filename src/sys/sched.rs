@@ -10,6 +10,8 @@ use crate::ids::Tid;
 pub struct Scheduling {
     /// `SCHED_OTHER` 0, `SCHED_FIFO` 1, `SCHED_RR` 2, `SCHED_BATCH` 3, `SCHED_IDLE` 5, `SCHED_DEADLINE` 6.
     pub policy: u32,
+    /// Whether children start with the ordinary policy (`SCHED_RESET_ON_FORK`).
+    pub reset_on_fork: bool,
     /// 1 to 99 for the real-time policies, else 0.
     pub priority: u32,
     /// -20 to 19.
@@ -27,6 +29,9 @@ struct SchedAttr {
     deadline: [u64; 3],
     clamps: [u32; 2],
 }
+
+/// The bit of `SCHED_RESET_ON_FORK` in a policy of `sched_setscheduler(2)`.
+pub const RESET_ON_FORK_BIT: u32 = 30;
 
 /// `SCHED_DEADLINE`.
 pub const DEADLINE: u32 = 6;
@@ -84,6 +89,7 @@ pub fn go_behind() -> Result<(), Errno> {
 /// sched_getattr(2), getpriority(2).
 pub fn scheduling(tid: Tid) -> Result<Scheduling, Errno> {
     const NICE_OFFSET: i32 = 20;
+    const RESET_ON_FORK: u64 = 1;
     let mut attr = SchedAttr::default();
     // SAFETY: the kernel fills at most the given number of bytes of a live struct.
     let answer = unsafe {
@@ -101,6 +107,7 @@ pub fn scheduling(tid: Tid) -> Result<Scheduling, Errno> {
     let raw = Errno::result(raw)?;
     Ok(Scheduling {
         policy: attr.policy,
+        reset_on_fork: attr.flags & RESET_ON_FORK != 0,
         priority: attr.priority,
         nice: NICE_OFFSET - i32::try_from(raw).unwrap_or(NICE_OFFSET),
     })

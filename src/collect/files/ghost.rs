@@ -35,6 +35,8 @@ pub struct Ghost {
     pub entries: Vec<ObjectId>,
     /// Owner, mode, times.
     pub stat: FileStat,
+    /// Over how many folders its former path leads.
+    pub depth: usize,
     /// Its content, if it is a regular file.
     pub chunks: Vec<Chunk>,
     /// Where it leads, if it is a symbolic link.
@@ -81,6 +83,7 @@ impl Files {
             number,
             entries: vec![entry],
             stat: *stat,
+            depth: sight.link.components().count(),
             chunks,
             leads_to: leads_to.map(OsStringExt::into_vec),
         });

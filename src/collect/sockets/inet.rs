@@ -98,6 +98,7 @@ impl Sockets {
         let is_tcp = match (kind, protocol) {
             (libc::SOCK_STREAM, libc::IPPROTO_TCP) => true,
             (libc::SOCK_DGRAM, libc::IPPROTO_UDP | libc::IPPROTO_UDPLITE) => false,
+            (libc::SOCK_DGRAM, libc::IPPROTO_ICMP | libc::IPPROTO_ICMPV6) => false,
             (libc::SOCK_RAW, _) => false,
             _ => {
                 return Err(Error::unsupported(
@@ -110,7 +111,8 @@ impl Sockets {
         let options = SocketOptions::read(target, fd)?;
         let raw = socket::address(fd, End::Own).on("getsockname", target.clone())?;
         let own = split_address(&raw);
-        let diag = if is_raw {
+        let is_ping = matches!(protocol, libc::IPPROTO_ICMP | libc::IPPROTO_ICMPV6);
+        let diag = if is_raw || is_ping {
             // Few kernels tell of them in this way.
             None
         } else {
@@ -126,7 +128,8 @@ impl Sockets {
             (false, None) => (CLOSE, 0),
         };
         let is_connected = is_tcp && CONNECTED.contains(&state);
-        if diag.is_none() && (state == LISTEN || is_connected || (!is_tcp && !is_raw && own.0 != 0))
+        if diag.is_none()
+            && (state == LISTEN || is_connected || (!is_tcp && !is_raw && !is_ping && own.0 != 0))
         {
             return Err(foreign(target));
         }

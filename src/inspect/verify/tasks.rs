@@ -8,6 +8,7 @@ use crate::image::memory::status;
 use crate::image::proto;
 use crate::inspect::defect::Effect;
 use crate::inspect::folder::{Task, Thread};
+use crate::sys::sched::RESET_ON_FORK_BIT;
 
 /// `CoreEntry.mtype` of x86-64.
 const X86_64: i32 = 1;
@@ -237,7 +238,10 @@ impl Check<'_> {
             wrong(entry, "a queued signal is not 128 bytes long");
         }
         // SCHED_FIFO and SCHED_RR have a priority, the others none.
-        let is_real_time = matches!(own.sched_policy, Some(1 | 2));
+        let policy = own
+            .sched_policy
+            .map(|policy| policy & !(1 << RESET_ON_FORK_BIT));
+        let is_real_time = matches!(policy, Some(1 | 2));
         let priorities = if is_real_time { 1..=99 } else { 0..=0 };
         if own.sched_prio.is_some_and(|one| !priorities.contains(&one)) {
             wrong(entry, "sched_prio does not go with sched_policy");

@@ -115,6 +115,27 @@ SCENARIO(timerfds_that_run) {
     CHECK(left.it_value.tv_sec == 0 && left.it_value.tv_nsec == 0);
 }
 
+/* Never early, however the moment was told. */
+SCENARIO(timerfds_until_a_moment) {
+    int clocks[] = {CLOCK_MONOTONIC, CLOCK_BOOTTIME, CLOCK_REALTIME};
+    int fds[3];
+    struct itimerspec until[3];
+    for (int i = 0; i < 3; i++) {
+        fds[i] = TRY(timerfd_create(clocks[i], 0));
+        memset(&until[i], 0, sizeof(until[i]));
+        TRY(clock_gettime(clocks[i], &until[i].it_value));
+        until[i].it_value.tv_sec += 3;
+        TRY(timerfd_settime(fds[i], TFD_TIMER_ABSTIME, &until[i], NULL));
+    }
+    be_dumped();
+    for (int i = 0; i < 3; i++) {
+        CHECK(number(fds[i]) == 1);
+        struct timespec now, then = until[i].it_value;
+        TRY(clock_gettime(clocks[i], &now));
+        CHECK(now.tv_sec > then.tv_sec || (now.tv_sec == then.tv_sec && now.tv_nsec >= then.tv_nsec));
+    }
+}
+
 SCENARIO(timerfd_that_has_expired) {
     int once = TRY(timerfd_create(CLOCK_MONOTONIC, 0));
     struct itimerspec soon = {{0, 0}, {0, 1}};

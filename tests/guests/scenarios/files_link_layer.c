@@ -45,11 +45,12 @@ static void expect_links(int fd) {
     CHECK(((struct nlmsghdr *)answer)->nlmsg_type == RTM_NEWLINK);
 }
 
+/* In groups in which nobody says anything meanwhile. */
 SCENARIO(netlink_sockets) {
     int fresh = netlink(NETLINK_ROUTE, 0, false);
     int bound = netlink(NETLINK_ROUTE, 0, true);
-    int listening = netlink(NETLINK_ROUTE, RTMGRP_LINK | RTMGRP_IPV4_IFADDR, true);
-    int uevents = netlink(NETLINK_KOBJECT_UEVENT, 1, true);
+    int listening = netlink(NETLINK_ROUTE, RTMGRP_IPV4_MROUTE | RTMGRP_IPV4_RULE, true);
+    int uevents = netlink(NETLINK_KOBJECT_UEVENT, 2, true);
     unsigned port = port_of(bound);
     be_dumped();
     CHECK(port_of(bound) == port);
@@ -60,9 +61,9 @@ SCENARIO(netlink_sockets) {
     struct sockaddr_nl name;
     socklen_t length = sizeof(name);
     TRY(getsockname(listening, (struct sockaddr *)&name, &length));
-    CHECK(name.nl_groups == (RTMGRP_LINK | RTMGRP_IPV4_IFADDR));
+    CHECK(name.nl_groups == (RTMGRP_IPV4_MROUTE | RTMGRP_IPV4_RULE));
     TRY(getsockname(uevents, (struct sockaddr *)&name, &length));
-    CHECK(name.nl_groups == 1);
+    CHECK(name.nl_groups == 2);
     CHECK(fcntl(bound, F_GETFD) == FD_CLOEXEC);
 }
 
@@ -129,6 +130,34 @@ SCENARIO(packet_socket_with_a_ring) {
     CHECK(has_packet(fd, 10000));
     TRY(getsockopt(fd, SOL_PACKET, PACKET_STATISTICS, &stats, &length));
     CHECK(stats.tp_packets > 0);
+}
+
+/* Sends an echo request to this machine, and waits for the reply. */
+static void ping(int fd, int family) {
+    struct icmphdr request = {.type = family == AF_INET ? ICMP_ECHO : 128};
+    struct sockaddr_in four = {AF_INET, 0, {htonl(INADDR_LOOPBACK)}};
+    struct sockaddr_in6 six = {AF_INET6, 0, 0, in6addr_loopback, 0};
+    struct sockaddr *to = family == AF_INET ? (void *)&four : (void *)&six;
+    TRY(sendto(fd, &request, sizeof(request), 0, to,
+               family == AF_INET ? sizeof(four) : sizeof(six)));
+    CHECK(has_packet(fd, 10000));
+    TRY(recv(fd, &request, sizeof(request), 0));
+    CHECK(request.type == (family == AF_INET ? ICMP_ECHOREPLY : 129));
+}
+
+SCENARIO(ping_sockets) {
+    int range = TRY(open("/proc/sys/net/ipv4/ping_group_range", O_WRONLY));
+    CHECK(write(range, "0 2147483647", 12) == 12);
+    close(range);
+    int fresh = TRY(socket(AF_INET, SOCK_DGRAM, IPPROTO_ICMP));
+    int used = TRY(socket(AF_INET, SOCK_DGRAM, IPPROTO_ICMP));
+    int six = TRY(socket(AF_INET6, SOCK_DGRAM, IPPROTO_ICMPV6));
+    ping(used, AF_INET);
+    ping(six, AF_INET6);
+    be_dumped();
+    ping(fresh, AF_INET);
+    ping(used, AF_INET);
+    ping(six, AF_INET6);
 }
 
 SCENARIO(raw_sockets) {

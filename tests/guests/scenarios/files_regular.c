@@ -435,6 +435,30 @@ SCENARIO(deleted_working_folder) {
     CHECK(getcwd(path, sizeof(path)) == NULL && errno == ENOENT);
 }
 
+SCENARIO(deleted_working_folder_with_files_and_folders) {
+    int here = TRY(open(".", O_RDONLY | O_DIRECTORY));
+    TRY(mkdir("dir", 0755));
+    TRY(mkdir("dir/below", 0755));
+    TRY(chdir("dir"));
+    int first = TRY(open("first", O_RDWR | O_CREAT, 0600));
+    int folder = TRY(open("below", O_RDONLY | O_DIRECTORY));
+    int second = TRY(open("below/second", O_RDWR | O_CREAT, 0600));
+    CHECK(write(first, "first", 5) == 5 && write(second, "second", 6) == 6);
+    TRY(unlink("first"));
+    TRY(unlink("below/second"));
+    TRY(rmdir("below"));
+    TRY(unlinkat(here, "dir", AT_REMOVEDIR));
+    say_ready();
+    while (faccessat(here, "go", F_OK, 0)) usleep(5000);
+    char text[8];
+    CHECK(pread(first, text, 8, 0) == 5 && !memcmp(text, "first", 5));
+    CHECK(pread(second, text, 8, 0) == 6 && !memcmp(text, "second", 6));
+    struct stat stat;
+    TRY(fstat(folder, &stat));
+    CHECK(S_ISDIR(stat.st_mode) && stat.st_nlink == 0);
+    CHECK(faccessat(here, "dir", F_OK, 0) == -1 && errno == ENOENT);
+}
+
 SCENARIO(deleted_symbolic_link) {
     TRY(symlink("/dev/null", "link"));
     int fd = TRY(open("link", O_PATH | O_NOFOLLOW));

@@ -72,6 +72,23 @@ SCENARIO(scheduling_policies) {
     for (size_t i = 0; i < COUNT(ways); i++) join(threads[i]);
 }
 
+static void *is_reset_on_fork(void *policy) {
+    struct sched_param priority = {(long)policy == SCHED_RR ? 7 : 0};
+    TRY(sched_setscheduler(0, (long)policy | SCHED_RESET_ON_FORK, &priority));
+    thread_is_set();
+    wait_to_go();
+    CHECK(sched_getscheduler(0) == ((long)policy | SCHED_RESET_ON_FORK));
+    return NULL;
+}
+
+SCENARIO(policies_reset_on_fork) {
+    pthread_t real_time = start_thread(is_reset_on_fork, (void *)SCHED_RR);
+    pthread_t ordinary = start_thread(is_reset_on_fork, (void *)SCHED_OTHER);
+    be_dumped();
+    join(real_time);
+    join(ordinary);
+}
+
 SCENARIO(oom_score_adjustment) {
     spit("/proc/self/oom_score_adj", "777");
     be_dumped();

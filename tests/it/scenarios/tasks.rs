@@ -174,6 +174,7 @@ restored! {
     all_limits;
     nice_values_of_threads;
     scheduling_policies;
+    policies_reset_on_fork;
     oom_score_adjustment;
     login_user;
     signals_at_the_parents_death;

@@ -6,6 +6,7 @@ restored! {
     signalfds;
     timerfds_that_run;
     timerfd_that_has_expired;
+    timerfds_until_a_moment;
     epoll_of_many_kinds;
     epoll_without_targets;
     epoll_whose_shot_was_fired;

@@ -5,6 +5,7 @@ restored! {
     packet_sockets;
     packet_socket_with_a_ring;
     raw_sockets;
+    ping_sockets;
     udp_lite_socket;
 }
 

@@ -31,6 +31,7 @@ restored! {
     deleted_device;
     deleted_folder;
     deleted_working_folder;
+    deleted_working_folder_with_files_and_folders;
     deleted_symbolic_link;
     unlinked_with_another_name, dump ["--link-remap"];
     unlinked_with_another_name_elsewhere, dump ["--link-remap"];
