@@ -242,7 +242,7 @@ fn criu_and_dedump_tell_of_the_same_tree() {
         );
         // What tasks have and where is the same; criu writes build ids and one advice more.
         let is_known = |change: &&EntryChange| match change.image.as_str() {
-            "seccomp" | "timens-N" | "cgroup" => change.fate == Fate::Removed,
+            "seccomp" | "cgroup" => change.fate == Fate::Removed,
             "core-N" => only(change, &["tc.cg_set", "thread_core.cg_set"]),
             "mm-N" => only(change, &["madv"]) && change.what.ends_with("[vvar]"),
             "files" => only(change, &["reg.build_id", "memfd.flags"]),

@@ -12,7 +12,7 @@ use crate::image::framing::Image;
 use crate::image::memory::status;
 use crate::image::proto;
 use crate::image::schema::{Field, Form, Holds, Message, schema};
-use crate::inspect::defect::Defects;
+use crate::inspect::defect::{Defects, Effect};
 use crate::inspect::describe;
 use crate::inspect::folder::{Folder, effect_of_damage, kind_name, say_damage};
 use crate::inspect::sharing::Table;
@@ -105,9 +105,11 @@ fn read(folder: &Folder, defects: &mut Defects) -> Vec<Image> {
         };
         let is_elsewhere = matches!(
             kind,
-            Kind::Manifest | Kind::Pagemap | Kind::ShmemPagemap | Kind::Pages | Kind::Fdinfo
+            Kind::Pagemap | Kind::ShmemPagemap | Kind::Pages | Kind::Fdinfo
         );
-        if is_elsewhere || kind.head() == Head::Service {
+        // What no restore reads is the dumper's own; clocks tell when the dump was.
+        let is_of_the_dump = effect_of_damage(kind) == Effect::Unused || kind == Kind::Timens;
+        if is_elsewhere || is_of_the_dump {
             continue;
         }
         match top.image(name) {

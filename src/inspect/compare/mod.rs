@@ -7,7 +7,7 @@
 //! no pid in common, tasks are the same if they have the same place in the tree.
 //!
 //! A field that is not there counts as its default. What tells of a dump and not of the tree (the
-//! manifest, statistics, when it was, pages left out because they are zeros) makes no difference.
+//! manifest, statistics, clocks, pages left out because they are zeros) makes no difference.
 
 mod draw;
 mod entries;
