@@ -1,10 +1,13 @@
 //! The pipeline: freeze → identify → collect → write → release.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::Write;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use nix::fcntl::{FcntlArg, fcntl};
 use tracing::info;
 
 use crate::ahead::{LookAhead, private_bytes};
@@ -344,6 +347,25 @@ pub(crate) fn raise_descriptor_limit() {
         && (hard >= MOST || nix::sys::resource::setrlimit(kind, MOST, MOST).is_err())
     {
         let _ = nix::sys::resource::setrlimit(kind, hard, hard);
+    }
+    grow_descriptor_table();
+}
+
+/// A descriptor table that grows while several threads use it waits for all processors, ten
+/// milliseconds at times: it had better not be in the freeze.
+fn grow_descriptor_table() {
+    /// More are rare; each takes a word.
+    const MANY: RawFd = 16 * 1024 - 1;
+    let Ok(any) = File::open("/proc/self") else {
+        return;
+    };
+    let mut highest = MANY;
+    while highest > 255 {
+        if let Ok(fd) = fcntl(&any, FcntlArg::F_DUPFD_CLOEXEC(highest)) {
+            let _ = nix::unistd::close(fd);
+            return;
+        }
+        highest /= 2;
     }
 }
 

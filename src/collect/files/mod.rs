@@ -367,7 +367,12 @@ impl Files {
             epolls.push((self.open.len(), fd, fdinfo.extras.clone()));
         }
         self.inodes.insert(file, inode);
-        if matches!(&kind, FileKind::Regular(regular) if regular.size_bytes.is_some()) {
+        let may_be_locked = owner
+            .locked
+            .is_none_or(|locked| locked.contains(inode.0, inode.1));
+        if may_be_locked
+            && matches!(&kind, FileKind::Regular(regular) if regular.size_bytes.is_some())
+        {
             self.lockable.insert(file);
         }
         if matches!(&kind, FileKind::Socket(_)) {
