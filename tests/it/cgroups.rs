@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::guest::{Guest, dedump, images, run};
 use crate::oracle::{Release, folder, restore_with};
 use crate::scenarios::check;
+use crate::user::{UsersDedump, as_user};
 
 /// A cgroup in one hierarchy, and one below it in which the guest is.
 struct Place {
@@ -388,5 +389,30 @@ fn wrong_words_about_cgroups_are_refused() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(said.contains(word), "{said}");
     }
+    check(&guest);
+}
+
+/// Who may not mount a hierarchy looks into those that are mounted.
+#[test]
+fn an_ordinary_user_dumps_out_of_other_cgroups() {
+    let places = Places::make("users");
+    let script = "import os, time
+print('ready', flush=True)
+while not os.path.exists('go'):
+    time.sleep(0.02)
+print('done', flush=True)
+time.sleep(1000)
+";
+    let mut command = Command::new("/usr/bin/python3");
+    let mut guest = Guest::start(&mut as_user(command.args(["-c", script]), &[]), "ready\n");
+    places.add(guest.pid());
+    let before = cgroups_of(guest.pid());
+    let dedump = UsersDedump::with(&[]);
+    assert!(dedump.dump(guest.pid(), &[]).status.success());
+    guest.reap(&[]);
+    places.remove();
+    restore_with(Release::Criu42, &dedump.images(), &[]);
+    assert_eq!(cgroups_of(guest.pid()), before);
+    places.assert_settings(true);
     check(&guest);
 }
