@@ -190,7 +190,7 @@ impl Files {
             |one: &&Mapping| one.access.shared && one.device.number() == self.shmem_device;
         let mut questions = Vec::new();
         for mapping in mappings.iter().filter(is_shmem) {
-            if !is_closed(proc_dir, mapping)? {
+            if stat_unless_closed(proc_dir, mapping)?.is_some() {
                 break;
             }
             let pages = usize::try_from(mapping.size_bytes() / PAGE_BYTES).unwrap_or(0);
@@ -236,14 +236,15 @@ fn link_name(mapping: &Mapping) -> String {
     format!("map_files/{:x}-{:x}", mapping.start, mapping.end)
 }
 
-/// Whether the kernel does not let us follow the links in `map_files`.
-fn is_closed(proc_dir: &ProcDir, mapping: &Mapping) -> Result<bool> {
+/// The `stat` of a mapped file; `None` where the kernel does not let us follow the links in
+/// `map_files`.
+fn stat_unless_closed(proc_dir: &ProcDir, mapping: &Mapping) -> Result<Option<FileStat>> {
     match proc_dir.stat(&link_name(mapping)) {
         Err(Error::Syscall {
             errno: Errno::EPERM,
             ..
-        }) => Ok(true),
-        answer => answer.map(|_| false),
+        }) => Ok(None),
+        answer => answer.map(Some),
     }
 }
 
@@ -251,12 +252,8 @@ fn is_closed(proc_dir: &ProcDir, mapping: &Mapping) -> Result<bool> {
 fn way_to(proc_dir: &ProcDir, mapping: &Mapping, target: Target) -> Result<Way> {
     let name = link_name(mapping);
     let link = proc_dir.read_link(&name)?;
-    if !is_closed(proc_dir, mapping)? {
-        return Ok(Way {
-            stat: proc_dir.stat(&name)?,
-            link,
-            name,
-        });
+    if let Some(stat) = stat_unless_closed(proc_dir, mapping)? {
+        return Ok(Way { link, stat, name });
     }
     if let Ok(stat) = lstat(&link)
         && is_mapped(mapping, &link, &stat)
