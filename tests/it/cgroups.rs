@@ -185,7 +185,7 @@ fn cgroups_that_are_gone_are_made_again() {
         &["--manage-cgroups=strict"],
     ] {
         let places = Places::make("again");
-        let mut guest = guest_in(&places, "wide_tree");
+        let mut guest = guest_in(&places, "sessions_and_groups");
         let before = cgroups_of(guest.pid());
         round_trip(&mut guest, mode, || places.remove());
         for pid in guest.all_pids() {
@@ -205,7 +205,7 @@ fn cgroups_that_are_there_are_treated_as_their_mode_says() {
         ("full", true),
     ] {
         let places = Places::make("there");
-        let mut guest = guest_in(&places, "wide_tree");
+        let mut guest = guest_in(&places, "sessions_and_groups");
         let before = cgroups_of(guest.pid());
         let mode = format!("--manage-cgroups={mode}");
         round_trip(&mut guest, &[&mode], || places.change());
@@ -218,7 +218,7 @@ fn cgroups_that_are_there_are_treated_as_their_mode_says() {
 #[test]
 fn cgroups_that_do_not_matter_are_left_out() {
     let places = Places::make("ignored");
-    let mut guest = guest_in(&places, "deep_tree");
+    let mut guest = guest_in(&places, "sessions_and_groups");
     let own = cgroups_of(i32::try_from(std::process::id()).unwrap());
     round_trip(&mut guest, &["--manage-cgroups=ignore"], || places.remove());
     assert_eq!(cgroups_of(guest.pid()), own);

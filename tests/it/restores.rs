@@ -22,10 +22,15 @@ fn dump(guest: &mut Guest, images: &Path) {
 }
 
 pub(crate) fn dump_with(guest: &mut Guest, images: &Path, arguments: &[&str]) {
+    dump_unread(guest, images, arguments);
+    decode(images);
+}
+
+/// The same, without a look into the images.
+fn dump_unread(guest: &mut Guest, images: &Path, arguments: &[&str]) {
     let output = run(&mut dedump(guest.pid(), images, arguments));
     assert!(output.status.success());
     guest.reap(&dumped_tasks(images));
-    decode(images);
 }
 
 /// The pids and tids of a dump, by the names of its images.
@@ -173,6 +178,13 @@ pub(crate) fn dump_and_restore(
     let (_dir, images) = images();
     dump_with(guest, &images, for_dump);
     restore_with(release, &images, for_restore);
+}
+
+/// The same again: what its images are like is known from the first time.
+pub(crate) fn dump_and_restore_again(guest: &mut Guest, for_dump: &[&str], for_restore: &[&str]) {
+    let (_dir, images) = images();
+    dump_unread(guest, &images, for_dump);
+    restore_with(Release::Criu42, &images, for_restore);
 }
 
 /// A job of a shell goes on in the terminal of the shell that restores it.
