@@ -56,6 +56,13 @@ pub enum Backing {
         /// `O_RDONLY` or `O_RDWR`.
         access: u32,
     },
+    /// The rings of a packet socket.
+    Socket {
+        /// Its inode.
+        inode: u64,
+        /// Its entry; not known before all descriptors are.
+        file: Option<ObjectId>,
+    },
     /// Code of the kernel.
     Vdso,
     /// Data of the kernel, `vvar_vclock` included.
@@ -84,7 +91,9 @@ impl Vma {
             | Backing::AioRing
             | Backing::Vdso => true,
             Backing::File { shared, .. } | Backing::Shmem { shared, .. } => !shared,
-            Backing::Droppable | Backing::Vvar | Backing::Vsyscall => false,
+            Backing::Droppable | Backing::Socket { .. } | Backing::Vvar | Backing::Vsyscall => {
+                false
+            }
         }
     }
 
@@ -352,6 +361,9 @@ fn joins_vvar(last: Option<&Vma>, next: &smaps::Vma) -> bool {
     })
 }
 
+/// How the kernel calls a socket that is mapped.
+const SOCKET: &[u8] = b"socket:[";
+
 fn backing(
     tid: Tid,
     smap: &smaps::Vma,
@@ -412,6 +424,12 @@ fn backing(
             return Ok(Backing::Heap);
         }
         return Ok(Backing::Anonymous);
+    }
+    if mapping.path.starts_with(SOCKET) {
+        return Ok(Backing::Socket {
+            inode: mapping.inode,
+            file: None,
+        });
     }
     let MappedFile {
         file,

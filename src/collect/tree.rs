@@ -19,7 +19,7 @@ use super::files::{
 };
 use super::here::Here;
 use super::lost::{self, Inheritance};
-use super::memory::{self, AddressSpace};
+use super::memory::{self, AddressSpace, Backing};
 use super::namespaces::OwnNamespaces;
 use super::notes::{self, Note, NoteKind};
 use super::reading::{
@@ -31,7 +31,7 @@ use super::thread::{self, Capture, Thread};
 use super::vdso;
 use crate::ahead::LookAhead;
 use crate::clock::Clock;
-use crate::error::{Blockers, Error, Result, ResultExt};
+use crate::error::{Blockers, Error, Result, ResultExt, Target};
 use crate::freeze::{FrozenTree, Process};
 use crate::hold::{Snapshot, SnapshotCalls};
 use crate::ids::{Fd, ObjectId, Pid, Tid};
@@ -213,6 +213,7 @@ pub fn collect(
         let tree = &mut this.collection.identities.file;
         this.collection.files.complete_sockets(tree)
     })?;
+    collector.gather(Collector::find_mapped_sockets)?;
     collector.gather(|this| {
         let stats = tree.processes.iter().map(|process| &process.stat);
         this.collection
@@ -324,6 +325,28 @@ struct ArrivedThread {
 
 impl Collector<'_> {
     /// Runs a step; what it says against the dump is kept for the end.
+    /// Finds the sockets whose rings are mapped.
+    fn find_mapped_sockets(&mut self) -> Result<()> {
+        let mut blockers = Blockers::default();
+        for space in &mut self.collection.spaces {
+            for vma in &mut space.object.vmas {
+                let Backing::Socket { inode, file } = &mut vma.backing else {
+                    continue;
+                };
+                *file = self.collection.files.packet_socket(*inode);
+                if file.is_none() {
+                    let mapping = &vma.smap.mapping;
+                    blockers.gather::<()>(Err(Error::unsupported(
+                        Target::Memory(space.holder, mapping.start, mapping.end),
+                        "a mapping of a socket that has no descriptor any more",
+                        "let the program unmap it first",
+                    )))?;
+                }
+            }
+        }
+        blockers.none()
+    }
+
     fn gather<T>(&mut self, step: impl FnOnce(&mut Self) -> Result<T>) -> Result<Option<T>> {
         let outcome = step(self);
         self.blockers.gather(outcome)

@@ -3,6 +3,7 @@
 use super::proto;
 use crate::collect::memory::{AddressSpace, Backing, Guard, Vma};
 use crate::collect::task::{Living, Task};
+use crate::ids::ObjectId;
 use crate::proc::maps::Access;
 use crate::proc::smaps::VmFlag;
 use crate::sys::fcntl::hugetlb_size_flags;
@@ -18,6 +19,7 @@ pub(crate) mod status {
     pub(crate) const ANON_SHARED: u32 = 1 << 8;
     pub(crate) const ANON_PRIVATE: u32 = 1 << 9;
     pub(crate) const SYSVIPC: u32 = 1 << 10;
+    pub(crate) const SOCKET: u32 = 1 << 11;
     pub(crate) const VVAR: u32 = 1 << 12;
     pub(crate) const AIO_RING: u32 = 1 << 13;
     pub(crate) const MEMFD: u32 = 1 << 14;
@@ -144,6 +146,12 @@ fn vma_entry(vma: &Vma) -> proto::VmaEntry {
                 Some(access),
             )
         }
+        Backing::Socket { file, .. } => (
+            status::REGULAR | status::SOCKET,
+            libc::MAP_SHARED,
+            file.map_or(0, ObjectId::number),
+            Some(libc::O_RDWR.cast_unsigned()),
+        ),
         Backing::Vdso => (
             status::REGULAR | status::VDSO | status::ANON_PRIVATE,
             ANONYMOUS,

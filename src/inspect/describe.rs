@@ -132,7 +132,7 @@ fn unix(socket: &proto::UnixSkEntry) -> String {
 #[must_use]
 pub fn mapping(folder: &Folder, vma: &proto::VmaEntry) -> String {
     let has = |bit| vma.status & bit != 0;
-    if has(status::FILE_PRIVATE | status::FILE_SHARED) {
+    if has(status::FILE_PRIVATE | status::FILE_SHARED | status::SOCKET) {
         let shown = u32::try_from(vma.shmid).ok().and_then(|id| folder.file(id));
         return match shown {
             Some(shown) => {

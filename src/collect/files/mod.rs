@@ -42,7 +42,7 @@ use crate::ahead::TableAhead;
 use crate::collect::here::Here;
 use crate::collect::namespaces::KINDS;
 use crate::collect::notes::{Note, NoteKind};
-use crate::collect::sockets::Sockets;
+use crate::collect::sockets::{Socket, Sockets};
 use crate::error::{Error, Result, ResultExt, Target};
 use crate::ids::{Fd, ObjectId, Pid, Tid};
 use crate::kcmp::{Claim, FileFingerprint, FileLooks, FileTree, Sighting};
@@ -182,6 +182,20 @@ struct Sight<'a> {
 }
 
 impl Files {
+    /// The entry of the packet socket with this inode.
+    #[must_use]
+    pub fn packet_socket(&self, inode: u64) -> Option<ObjectId> {
+        self.open.iter().find_map(|file| match &file.kind {
+            FileKind::Socket(socket) => match &**socket {
+                Socket::Packet(socket) if u64::from(socket.diag.inode) == inode => {
+                    Some(file.claim.id())
+                }
+                _ => None,
+            },
+            _ => None,
+        })
+    }
+
     /// Nothing met yet.
     #[must_use]
     pub fn new(sockets: &SocketChoices, choices: &FileChoices, here: &Here) -> Self {

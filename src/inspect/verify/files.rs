@@ -10,6 +10,7 @@ use crate::inspect::defect::Effect;
 use crate::inspect::folder::{Body, Entry, OpenFile, kind_name, read_entries};
 
 const REG: i32 = 1;
+const PACKET: i32 = 10;
 const EXT: i32 = 16;
 const MEMFD: i32 = 18;
 /// `FdinfoEntry.type` of a controlling terminal, and of the pipe of an automounter.
@@ -117,14 +118,16 @@ impl Check<'_> {
             let from = (Kind::Mm, pid, "exe_file_id".to_owned());
             self.refer(&mut used, &from, mm.exe_file_id, &[REG]);
             for vma in &mm.vmas {
-                if vma.status & (status::FILE_PRIVATE | status::FILE_SHARED) == 0 {
+                if vma.status & (status::FILE_PRIVATE | status::FILE_SHARED | status::SOCKET) == 0 {
                     continue;
                 }
                 let from = (Kind::Mm, pid, format!("vma {:x}-{:x}", vma.start, vma.end));
-                let kinds: &[i32] = if vma.status & status::MEMFD == 0 {
-                    &[REG, EXT]
-                } else {
+                let kinds: &[i32] = if vma.status & status::SOCKET != 0 {
+                    &[PACKET]
+                } else if vma.status & status::MEMFD != 0 {
                     &[MEMFD]
+                } else {
+                    &[REG, EXT]
                 };
                 // An id that does not fit is none.
                 let id = u32::try_from(vma.shmid).unwrap_or(0);

@@ -13,6 +13,7 @@
 #include <netinet/ip_icmp.h>
 #include <poll.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 
 static int netlink(int protocol, unsigned groups, bool bound) {
@@ -158,6 +159,34 @@ SCENARIO(ping_sockets) {
     ping(fresh, AF_INET);
     ping(used, AF_INET);
     ping(six, AF_INET6);
+SCENARIO(packet_socket_with_a_mapped_ring) {
+    enum { FRAME = 2048, FRAMES = 8 };
+    int fd = TRY(socket(AF_PACKET, SOCK_RAW, htons(ETH_P_IP)));
+    struct tpacket_req ring = {.tp_block_size = 4096, .tp_block_nr = 4, .tp_frame_size = FRAME,
+                               .tp_frame_nr = FRAMES};
+    TRY(setsockopt(fd, SOL_PACKET, PACKET_RX_RING, &ring, sizeof(ring)));
+    char *frames = mmap(NULL, FRAME * FRAMES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    CHECK(frames != MAP_FAILED);
+    be_dumped();
+    for (int i = 0; i < FRAMES; i++) ((struct tpacket_hdr *)(frames + i * FRAME))->tp_status = 0;
+    send_to_ourselves();
+    CHECK(has_packet(fd, 10000));
+    int taken = 0;
+    for (int i = 0; i < FRAMES; i++) {
+        struct tpacket_hdr *frame = (void *)(frames + i * FRAME);
+        taken += (frame->tp_status & TP_STATUS_USER) != 0 && frame->tp_len > 0;
+    }
+    CHECK(taken > 0);
+}
+
+SCENARIO(packet_ring_without_its_socket) {
+    int fd = TRY(socket(AF_PACKET, SOCK_RAW, htons(ETH_P_IP)));
+    struct tpacket_req ring = {.tp_block_size = 4096, .tp_block_nr = 1, .tp_frame_size = 2048,
+                               .tp_frame_nr = 2};
+    TRY(setsockopt(fd, SOL_PACKET, PACKET_RX_RING, &ring, sizeof(ring)));
+    CHECK(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) != MAP_FAILED);
+    close(fd);
+    be_dumped();
 }
 
 SCENARIO(raw_sockets) {
