@@ -32,6 +32,7 @@ use crate::options::DumpOptions;
 use crate::proc::ProcDir;
 use crate::progress::Progress;
 use crate::sys::sched;
+use crate::threads;
 use crate::watch::Watch;
 
 /// Dumps a process tree.
@@ -243,15 +244,11 @@ fn dump_into(
 
 /// Works in a thread that lets the tree, which runs again, go first.
 fn behind<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            // If this is refused, somebody has made us go behind even more.
-            let _ = sched::go_behind();
-            work()
-        });
-        let done = thread.join();
-        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
+    let go_behind = || {
+        // If this is refused, somebody has made us go behind even more.
+        let _ = sched::go_behind();
+    };
+    threads::apart(go_behind, work)
 }
 
 /// Ends the freeze, if it has not ended yet.

@@ -41,4 +41,5 @@ pub mod options;
 pub mod proc;
 pub mod progress;
 pub mod sys;
+pub mod threads;
 pub mod watch;

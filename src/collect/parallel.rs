@@ -6,6 +6,8 @@ use std::num::NonZero;
 use std::sync::OnceLock;
 use std::thread;
 
+use crate::threads;
+
 /// Runs `work` on each of a few neighbouring parts of `all`, with the place of its first item,
 /// and returns what the parts yielded, in order.
 pub fn chunks<T: Sync, R: Send>(all: &[T], work: impl Fn(usize, &[T]) -> R + Sync) -> Vec<R> {
@@ -25,13 +27,15 @@ pub fn chunks<T: Sync, R: Send>(all: &[T], work: impl Fn(usize, &[T]) -> R + Syn
         let mut parts = all.chunks(size).enumerate();
         let first = parts.next();
         let started: Vec<_> = parts
-            .map(|(number, part)| scope.spawn(move || work(number * size, part)))
+            .map(|(number, part)| {
+                let at = number * size;
+                (at, part, threads::start(scope, move || work(at, part)))
+            })
             .collect();
         let mut results = Vec::with_capacity(workers);
         results.extend(first.map(|(_, part)| work(0, part)));
-        for part in started {
-            let result = part.join();
-            results.push(result.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        for (at, part, thread) in started {
+            results.push(thread.map_or_else(|_| work(at, part), threads::joined));
         }
         results
     })

@@ -18,6 +18,7 @@ use crate::collect::memory::PageSource;
 use crate::error::{IoResultExt, Result};
 use crate::progress::Progress;
 use crate::sys::map;
+use crate::threads;
 use crate::watch::Watch;
 
 const PAGE: usize = 4096;
@@ -107,7 +108,7 @@ pub fn copy(jobs: &[Job<'_>], progress: &Progress, watch: &Watch) -> Result<Vec<
     let pages: u64 = jobs.iter().map(Job::pages).sum();
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
     let chunks = usize::try_from(pages.div_ceil(CHUNK_PAGES)).unwrap_or(usize::MAX);
-    let threads = processors.clamp(2, MOST_THREADS).min(chunks).max(1);
+    let count = processors.clamp(2, MOST_THREADS).min(chunks).max(1);
     let work = || {
         let worked = copy_chunks(jobs, &dealer, &outputs, progress, watch);
         if worked.is_err() {
@@ -118,17 +119,18 @@ pub fn copy(jobs: &[Job<'_>], progress: &Progress, watch: &Watch) -> Result<Vec<
         }
         worked
     };
-    if threads == 1 {
+    if count == 1 {
         work()?;
     } else {
         thread::scope(|scope| {
-            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-            let ends: Vec<_> = workers
-                .into_iter()
-                .map(thread::ScopedJoinHandle::join)
+            let workers: Vec<_> = (0..count)
+                .filter_map(|_| threads::start(scope, work).ok())
                 .collect();
-            ends.into_iter()
-                .try_for_each(|end| end.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            if workers.is_empty() {
+                return work();
+            }
+            let ends: Vec<_> = workers.into_iter().map(threads::joined).collect();
+            ends.into_iter().collect()
         })?;
     }
     Ok(jobs

@@ -156,7 +156,7 @@ static void runs_another_program(pid_t pid)
 
 static uint64_t site_of(pid_t tid, const struct __ptrace_syscall_info *info)
 {
-    enum { WORDS = 512, DEPTH = 6 };
+    enum { WORDS = 512, DEPTH = 4 };
     uint64_t stack[WORDS], program = other_program(tid), hash = FNV_BASIS;
     hash = fnv(hash, &program, sizeof program);
     hash = fnv(hash, &info->entry.nr, sizeof info->entry.nr);

@@ -9,6 +9,7 @@ mod cgroups;
 mod compare;
 mod coverage;
 mod disks;
+mod faults;
 mod fixtures;
 mod guest;
 mod hostile;

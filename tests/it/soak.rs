@@ -121,11 +121,17 @@ fn a_busy_tree_does_not_grow() {
     let mut options = DumpOptions::new(dedump::ids::Pid(guest.pid()), &images);
     options.after = After::LeaveRunning;
     options.overwrite = true;
+    // How long a busy machine takes is not what this is about.
+    options.timeout = Some(Duration::from_secs(60));
     let started = Instant::now();
     let (mut dumps, mut orders) = (0, 0);
     while started.elapsed() < length || dumps < ENOUGH {
         if dumps % 2 == 0 {
-            let output = run(&mut dedump(guest.pid(), &images, &["-R", "--overwrite"]));
+            let output = run(&mut dedump(
+                guest.pid(),
+                &images,
+                &["-R", "--overwrite", "--timeout", "60"],
+            ));
             assert!(output.status.success());
         } else {
             dedump::dump::run(&options).unwrap();

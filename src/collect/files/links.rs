@@ -59,8 +59,14 @@ impl Links {
             let link = here.join(file_name);
             match linkat(AT_FDCWD, from, AT_FDCWD, &link, AtFlags::AT_SYMLINK_FOLLOW) {
                 Err(Errno::ENOENT | Errno::ENOTDIR) => folder = here.parent(),
-                // Another dump of the same tree, which waits for its restore.
-                Err(Errno::EEXIST) => attempt += 1,
+                // Another dump of the same tree, which waits for its restore, or was killed.
+                Err(Errno::EEXIST) => {
+                    warn!(
+                        "{}: left by an earlier dump; remove it if nothing is to be restored from that",
+                        link.display()
+                    );
+                    attempt += 1;
+                }
                 answer => {
                     answer.on("link", link.as_path())?;
                     self.made.push(link.clone());

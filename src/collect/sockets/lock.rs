@@ -4,7 +4,7 @@
 //! that would end the connection for the other side. Restore removes the rules by the same
 //! words, or the table by its name. Packets with the mark are its own.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -225,13 +225,19 @@ fn run(program: &'static str, arguments: &[&str], input: &str) -> Result<()> {
         // A program that stops reading says why.
         let _ = stdin.write_all(input.as_bytes());
     }
-    let output = child
-        .wait_with_output()
-        .map_err(|error| failed(error.to_string()))?;
-    if output.status.success() {
+    let mut said = Vec::new();
+    let heard = child
+        .stderr
+        .take()
+        .map(|mut pipe| pipe.read_to_end(&mut said));
+    let status = child.wait().map_err(|error| failed(error.to_string()))?;
+    if let Some(Err(error)) = heard {
+        return Err(failed(error.to_string()));
+    }
+    if status.success() {
         return Ok(());
     }
-    let text = String::from_utf8_lossy(&output.stderr);
+    let text = String::from_utf8_lossy(&said);
     Err(failed(
         text.lines().next().unwrap_or("no reason given").to_owned(),
     ))
