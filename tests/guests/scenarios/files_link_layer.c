@@ -159,6 +159,8 @@ SCENARIO(ping_sockets) {
     ping(fresh, AF_INET);
     ping(used, AF_INET);
     ping(six, AF_INET6);
+}
+
 SCENARIO(packet_socket_with_a_mapped_ring) {
     enum { FRAME = 2048, FRAMES = 8 };
     int fd = TRY(socket(AF_PACKET, SOCK_RAW, htons(ETH_P_IP)));
