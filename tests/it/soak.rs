@@ -13,12 +13,13 @@ use nix::unistd::Pid;
 
 use crate::guest::{Guest, assert_sound, dedump, images, program, run};
 
-/// redis under load, a pool of workers, and a program with threads; each in a folder of its own.
+/// redis under load, a pool of workers that share nothing any more, and a program with threads; each
+/// in a folder of its own.
 const BUSY: &str = r#"
 programs=$0
 mkdir redis pool steady
 (cd redis && exec redis-server --port 0 --unixsocket sock --save '' --daemonize no >>log) &
-(cd pool && exec $programs/pool 8 star 4 10 >>log) &
+(cd pool && exec $programs/pool 8 star 4 100 >>log) &
 (cd steady && exec $programs/steady restarted >>log) &
 until [ -S redis/sock ] && grep -q ready pool/log && grep -q ready steady/log; do sleep 0.05; done
 (cd redis && exec redis-benchmark -s sock -c 4 -r 1000 -l -q -t set,get,incr,lpop >/dev/null) &
