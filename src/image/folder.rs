@@ -23,14 +23,15 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat, renameat};
+use nix::sys::signal::kill;
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat, mkdirat};
 use nix::sys::statvfs::fstatvfs;
-use nix::unistd::{UnlinkatFlags, geteuid, linkat, symlinkat, unlinkat};
+use nix::unistd::{Pid, UnlinkatFlags, geteuid, linkat, symlinkat, unlinkat};
 use tracing::warn;
 
 use super::catalogue::Kind;
@@ -523,9 +524,31 @@ fn lock_folder(dir: BorrowedFd<'_>, name: &str) -> nix::Result<Flock<File>> {
     Flock::lock(staging, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)
 }
 
+/// Locks a staging folder. Of a dumper that was killed a process may still be there that undoes
+/// what it did to others (`sys::guardian`), and that keeps the lock for a moment.
+fn lock_when_undone(dir: BorrowedFd<'_>, name: &str) -> nix::Result<Flock<File>> {
+    const MOMENT: Duration = Duration::from_secs(2);
+    let end = Instant::now() + MOMENT;
+    loop {
+        match lock_folder(dir, name) {
+            Err(Errno::EWOULDBLOCK) if Instant::now() < end && is_abandoned(name) => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            answer => return answer,
+        }
+    }
+}
+
+/// Whether the dumper in the name of a staging folder is gone.
+fn is_abandoned(name: &str) -> bool {
+    let rest = name.strip_prefix(STAGING_PREFIX).unwrap_or_default();
+    let pid = rest.split('-').next().and_then(|pid| pid.parse().ok());
+    pid.is_some_and(|pid| kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH))
+}
+
 /// Puts right what a dumper left that no longer holds its lock.
 fn put_abandoned_right(dir: BorrowedFd<'_>, name: &str, path: &Path) {
-    let outcome = match lock_folder(dir, name) {
+    let outcome = match lock_when_undone(dir, name) {
         // Somebody is at work there.
         Err(Errno::EWOULDBLOCK) => return,
         Err(errno) => Err(errno),
