@@ -468,6 +468,7 @@ fn sweep(name: &str, mut attempt: impl FnMut(&Tree, &Path, usize, &str, u64) -> 
 }
 
 #[test]
+#[ignore = "takes minutes: tests/run --test it faults -- --ignored"]
 fn every_call_fails_once() {
     const ERRNOS: [Errno; 7] = [
         Errno::EIO,
@@ -490,11 +491,15 @@ fn every_call_fails_once() {
             Some(0) => "dumped",
             Some(1) => "an error",
             Some(3) => "an error that names who was not let go",
-            // The runtime ends a process that gets no memory.
+            // The runtime ends a process that gets no memory, or none for the stack of a thread.
             Some(134) if said.contains("memory allocation") => "no memory",
+            Some(134) if said.contains("alternative stack") => "no memory",
             code => panic!("{what}: {code:?}: {said}"),
         };
-        assert!(!said.contains("panicked"), "{what}: {said}");
+        assert!(
+            outcome == "no memory" || !said.contains("panicked"),
+            "{what}: {said}"
+        );
         if outcome == "dumped" {
             assert_sound(images);
         } else if outcome != "no memory" {
@@ -510,6 +515,7 @@ fn every_call_fails_once() {
 }
 
 #[test]
+#[ignore = "takes minutes: tests/run --test it faults -- --ignored"]
 fn every_call_is_the_last_one() {
     sweep("faults-kill.txt", |tree, images, _, site, call| {
         let _ = std::fs::remove_dir_all(images);

@@ -104,6 +104,7 @@ fn soak_length() -> (Duration, bool) {
 }
 
 #[test]
+#[ignore = "needs a machine to itself: tests/soak MINUTES"]
 fn a_busy_tree_does_not_grow() {
     /// For medians of a quarter of them.
     const ENOUGH: usize = 8;
