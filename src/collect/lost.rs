@@ -65,6 +65,9 @@ impl Inheritance {
         if queues(living).any(|(signals, _)| signals.contains(&libc::SIGTRAP)) {
             find(NoteKind::PendingTrap, leader);
         }
+        if queues(living).any(|(signals, _)| signals.contains(&libc::SIGSTOP)) {
+            find(NoteKind::PendingStop, leader);
+        }
         for thread in &living.threads {
             let tid = thread.capture.tid;
             if sched::affinity(tid).on("sched_getaffinity", tid)? != self.affinity {

@@ -31,6 +31,8 @@ pub enum NoteKind {
     StoppedWithSignals,
     /// A `SIGTRAP` that waits.
     PendingTrap,
+    /// A `SIGSTOP` that waits.
+    PendingStop,
     /// Zombies whose exit status does not fit into seven bits.
     ExitStatus,
     /// Processes that send another signal than `SIGCHLD` when they end.
@@ -75,6 +77,7 @@ impl NoteKind {
             Self::LeaderlessSession => "leaderless-session",
             Self::StoppedWithSignals => "stopped-with-signals",
             Self::PendingTrap => "pending-trap",
+            Self::PendingStop => "pending-stop",
             Self::ExitStatus => "exit-status",
             Self::ExitSignal => "exit-signal",
             Self::Personality => "personality",
@@ -102,7 +105,8 @@ impl NoteKind {
             | Self::NoVdso
             | Self::ForeignSession
             | Self::StoppedWithSignals
-            | Self::PendingTrap => true,
+            | Self::PendingTrap
+            | Self::PendingStop => true,
             Self::LeaderlessSession
             | Self::ExitStatus
             | Self::ExitSignal
@@ -197,6 +201,10 @@ impl fmt::Display for Note {
                 "{tids}: stopped, with signals waiting that a restore delivers before it stops it"
             ),
             NoteKind::PendingTrap => write!(f, "{tids}: a SIGTRAP waits, which a restore loses"),
+            NoteKind::PendingStop => write!(
+                f,
+                "{tids}: a SIGSTOP waits, which stops it in the middle of a restore: dump it again"
+            ),
             NoteKind::ExitStatus => write!(
                 f,
                 "{tids}: ended with a status above 127, of which a restore keeps seven bits"

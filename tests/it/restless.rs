@@ -88,6 +88,7 @@ fn wanted_dumps() -> usize {
 }
 
 #[test]
+#[ignore = "takes minutes: tests/run --test it restless -- --ignored"]
 fn trees_that_never_rest() {
     let each = wanted_dumps().div_ceil(KINDS.len());
     let mut outcomes = BTreeMap::new();
