@@ -62,11 +62,13 @@ impl Inheritance {
         if living.group_stop.is_some() && has_deliverable_signals(living) {
             find(NoteKind::StoppedWithSignals, leader);
         }
-        if queues(living).any(|(signals, _)| signals.contains(&libc::SIGTRAP)) {
-            find(NoteKind::PendingTrap, leader);
-        }
-        if queues(living).any(|(signals, _)| signals.contains(&libc::SIGSTOP)) {
-            find(NoteKind::PendingStop, leader);
+        for (signal, kind) in [
+            (libc::SIGTRAP, NoteKind::PendingTrap),
+            (libc::SIGSTOP, NoteKind::PendingStop),
+        ] {
+            if queues(living).any(|(signals, _)| signals.contains(&signal)) {
+                find(kind, leader);
+            }
         }
         for thread in &living.threads {
             let tid = thread.capture.tid;

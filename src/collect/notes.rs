@@ -155,86 +155,78 @@ impl fmt::Display for Note {
             true => last,
             false => format!("{} and {last}", named.join(", ")),
         };
-        match self.kind {
-            NoteKind::SharedVm => write!(
-                f,
-                "{tids} share their memory; after a restore each has its own"
+        let (before, behind) = match self.kind {
+            NoteKind::SharedVm => ("", " share their memory; after a restore each has its own"),
+            NoteKind::SharedFs => (
+                "",
+                " share working folder and umask; after a restore each has its own",
             ),
-            NoteKind::SharedFs => write!(
-                f,
-                "{tids} share working folder and umask; after a restore each has its own"
+            NoteKind::SharedSighand => (
+                "",
+                " share their signal handlers; after a restore each has its own",
             ),
-            NoteKind::SharedSighand => write!(
-                f,
-                "{tids} share their signal handlers; after a restore each has its own"
+            NoteKind::SharedFiles => (
+                "",
+                " share their descriptors without being parent and child; criu cannot restore that",
             ),
-            NoteKind::SharedFiles => write!(
-                f,
-                "{tids} share their descriptors without being parent and child; criu cannot restore that"
+            NoteKind::PrivateFiles => (
+                "thread ",
+                ": the second has descriptors of its own, which a restore loses",
             ),
-            NoteKind::PrivateFiles => write!(
-                f,
-                "thread {tids}: the second has descriptors of its own, which a restore loses"
+            NoteKind::PrivateFs => (
+                "thread ",
+                ": the second has a working folder of its own, which a restore loses",
             ),
-            NoteKind::PrivateFs => write!(
-                f,
-                "thread {tids}: the second has a working folder of its own, which a restore loses"
+            NoteKind::SystemV => (
+                "",
+                " has System V shared memory; after a restore only the tree shares it, and it has no id",
             ),
-            NoteKind::SystemV => write!(
-                f,
-                "{tids} has System V shared memory; after a restore only the tree shares it, and it has no id"
+            NoteKind::SemaphoreEventfd => (
+                "",
+                " has a semaphore (eventfd with EFD_SEMAPHORE); after a restore it is an ordinary counter",
             ),
-            NoteKind::SemaphoreEventfd => write!(
-                f,
-                "{tids} has a semaphore (eventfd with EFD_SEMAPHORE); after a restore it is an ordinary counter"
+            NoteKind::ForeignSession => (
+                "",
+                ": in a session that no ancestor leads; criu cannot restore that",
             ),
-            NoteKind::ForeignSession => write!(
-                f,
-                "{tids}: in a session that no ancestor leads; criu cannot restore that"
+            NoteKind::LeaderlessSession => (
+                "",
+                ": in a session whose leader is gone; after a restore not a child of the root",
             ),
-            NoteKind::LeaderlessSession => write!(
-                f,
-                "{tids}: in a session whose leader is gone; after a restore not a child of the root"
+            NoteKind::StoppedWithSignals => (
+                "",
+                ": stopped, with signals waiting that a restore delivers before it stops it",
             ),
-            NoteKind::StoppedWithSignals => write!(
-                f,
-                "{tids}: stopped, with signals waiting that a restore delivers before it stops it"
+            NoteKind::PendingTrap => ("", ": a SIGTRAP waits, which a restore loses"),
+            NoteKind::PendingStop => (
+                "",
+                ": a SIGSTOP waits, which stops it in the middle of a restore: dump it again",
             ),
-            NoteKind::PendingTrap => write!(f, "{tids}: a SIGTRAP waits, which a restore loses"),
-            NoteKind::PendingStop => write!(
-                f,
-                "{tids}: a SIGSTOP waits, which stops it in the middle of a restore: dump it again"
+            NoteKind::ExitStatus => (
+                "",
+                ": ended with a status above 127, of which a restore keeps seven bits",
             ),
-            NoteKind::ExitStatus => write!(
-                f,
-                "{tids}: ended with a status above 127, of which a restore keeps seven bits"
+            NoteKind::ExitSignal => (
+                "",
+                ": tells its parent of its end by another signal; after a restore by SIGCHLD",
             ),
-            NoteKind::ExitSignal => write!(
-                f,
-                "{tids}: tells its parent of its end by another signal; after a restore by SIGCHLD"
+            NoteKind::Personality => ("", ": a personality, which a restore does not set"),
+            NoteKind::CoredumpFilter => (
+                "",
+                ": a choice of what core dumps hold, which a restore does not make",
             ),
-            NoteKind::Personality => {
-                write!(f, "{tids}: a personality, which a restore does not set")
-            }
-            NoteKind::CoredumpFilter => write!(
-                f,
-                "{tids}: a choice of what core dumps hold, which a restore does not make"
+            NoteKind::Affinity => (
+                "",
+                ": bound to some processors; after a restore to those of the restorer",
             ),
-            NoteKind::Affinity => write!(
-                f,
-                "{tids}: bound to some processors; after a restore to those of the restorer"
+            NoteKind::IoPriority => ("", ": an I/O priority, which a restore does not set"),
+            NoteKind::TimerSlack => ("", ": a timer slack, which a restore does not set"),
+            NoteKind::NoVdso => (
+                "",
+                " has unmapped its vdso; criu restores no process without one",
             ),
-            NoteKind::IoPriority => {
-                write!(f, "{tids}: an I/O priority, which a restore does not set")
-            }
-            NoteKind::TimerSlack => {
-                write!(f, "{tids}: a timer slack, which a restore does not set")
-            }
-            NoteKind::NoVdso => write!(
-                f,
-                "{tids} has unmapped its vdso; criu restores no process without one"
-            ),
-        }
+        };
+        write!(f, "{before}{tids}{behind}")
     }
 }
 

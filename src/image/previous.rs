@@ -60,7 +60,7 @@ impl PreviousFolder {
         let folder = OpenedFolder::open(path)?;
         match folder.file(&Kind::Inventory.file_name(0))? {
             Some(_) => Ok(Self {
-                level: ChainLevel::new(folder),
+                level: ChainLevel::new(folder, true),
             }),
             None => Err(Error::Refused {
                 target: path.into(),
@@ -82,18 +82,20 @@ impl PreviousFolder {
 }
 
 /// The pages of a task (`Kind::Pagemap`, its pid) or of a segment (`Kind::ShmemPagemap`, its
-/// inode) in a folder and those below it; `None` when the folder does not know it.
+/// inode) in a folder and those below it, to be read only; `None` when the folder does not know it.
 ///
 /// # Errors
 /// A damaged pagemap, a chain that ends too early.
 pub fn pages(folder: &OpenedFolder, kind: Kind, id: u64) -> Result<Option<Previous>> {
-    ChainLevel::new(folder.try_clone()?).pages(kind, id)
+    ChainLevel::new(folder.try_clone()?, false).pages(kind, id)
 }
 
 /// A folder of a chain.
 #[derive(Debug)]
 struct ChainLevel {
     folder: OpenedFolder,
+    /// Whether pages will be compared, so that checksums are of use.
+    compares: bool,
     /// Read when first asked for.
     crcs: OnceLock<PageCrcs>,
     /// The folder below, if there is one; opened when first asked for.
@@ -101,16 +103,20 @@ struct ChainLevel {
 }
 
 impl ChainLevel {
-    fn new(folder: OpenedFolder) -> Self {
+    fn new(folder: OpenedFolder, compares: bool) -> Self {
         Self {
             folder,
+            compares,
             crcs: OnceLock::new(),
             below: OnceLock::new(),
         }
     }
 
     fn crcs(&self) -> &PageCrcs {
-        self.crcs.get_or_init(|| page_crcs::read(&self.folder))
+        self.crcs.get_or_init(|| match self.compares {
+            true => page_crcs::read(&self.folder),
+            false => PageCrcs::new(),
+        })
     }
 
     fn below(&self) -> Result<Option<&Self>> {
@@ -118,7 +124,7 @@ impl ChainLevel {
             return Ok(below.as_deref());
         }
         let below = self.folder.below()?;
-        let below = below.map(|folder| Box::new(Self::new(folder)));
+        let below = below.map(|folder| Box::new(Self::new(folder, self.compares)));
         Ok(self.below.get_or_init(|| below).as_deref())
     }
 

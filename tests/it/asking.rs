@@ -45,10 +45,7 @@ while True:
     print('at', flush=True)
     time.sleep(0.02)
 ";
-    Guest::start(
-        Command::new("/usr/bin/python3").args(["-c", script]),
-        "ready",
-    )
+    Guest::of_python(script, "ready")
 }
 
 fn check(arguments: &[&str]) -> Command {

@@ -130,19 +130,7 @@ impl Tree {
         let guest = Guest::start(&mut command, "ready");
         guest.wait_until_lines("ready", kinds.len());
         assert!(!guest.output().contains("SKIPPED"), "{}", guest.output());
-        let look = || -> Vec<_> {
-            let pids = guest.all_pids();
-            pids.iter().map(|pid| (*pid, Outside::of(*pid))).collect()
-        };
-        let mut before = look();
-        loop {
-            std::thread::sleep(Duration::from_millis(200));
-            let now = look();
-            if now == before {
-                break;
-            }
-            before = now;
-        }
+        let before = Outside::settled_tree(&guest);
         assert!(before.len() > kinds.len(), "{before:?}");
         Self {
             guest,

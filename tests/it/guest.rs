@@ -68,6 +68,11 @@ impl Guest {
         Self::start(Command::new(program(name)).args(arguments), "ready")
     }
 
+    /// A script of Python.
+    pub(crate) fn of_python(script: &str, ready: &str) -> Self {
+        Self::start(Command::new("/usr/bin/python3").args(["-c", script]), ready)
+    }
+
     pub(crate) fn pid(&self) -> i32 {
         self.pid
     }

@@ -44,19 +44,7 @@ impl Tree {
             .arg(program(command[0]))
             .args(&command[1..]);
         let guest = Guest::start(&mut alone, "ready");
-        let look = || -> Vec<_> {
-            let pids = guest.all_pids();
-            pids.iter().map(|pid| (*pid, Outside::of(*pid))).collect()
-        };
-        let mut before = look();
-        loop {
-            std::thread::sleep(Duration::from_millis(100));
-            let now = look();
-            if now == before {
-                break;
-            }
-            before = now;
-        }
+        let before = Outside::settled_tree(&guest);
         Self {
             before,
             guest,

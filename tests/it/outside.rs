@@ -1,6 +1,9 @@
 //! What the outside can see of a task, to be compared before and after a dump.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::guest::Guest;
 
 /// The visible state of a process and its threads.
 #[derive(Debug, PartialEq, Eq)]
@@ -17,15 +20,15 @@ pub(crate) struct Outside {
 impl Outside {
     /// Looks at a process until it does not change any more, e.g. by loading its libraries.
     pub(crate) fn settled(pid: i32) -> Self {
-        let mut last = Self::of(pid);
-        loop {
-            std::thread::sleep(std::time::Duration::from_millis(100));
-            let now = Self::of(pid);
-            if now == last {
-                return now;
-            }
-            last = now;
-        }
+        settled(Duration::from_millis(100), || Self::of(pid))
+    }
+
+    /// The same for all processes of a tree.
+    pub(crate) fn settled_tree(guest: &Guest) -> Vec<(i32, Self)> {
+        settled(Duration::from_millis(200), || {
+            let pids = guest.all_pids();
+            pids.iter().map(|pid| (*pid, Self::of(*pid))).collect()
+        })
     }
 
     /// Looks at a process; fails if anybody traces it.
@@ -105,5 +108,18 @@ impl Outside {
             "{pid} looks different:\n{}",
             differences.join("\n")
         );
+    }
+}
+
+/// Looks until nothing has changed since the look before.
+fn settled<T: PartialEq>(pause: Duration, look: impl Fn() -> T) -> T {
+    let mut last = look();
+    loop {
+        std::thread::sleep(pause);
+        let now = look();
+        if now == last {
+            return now;
+        }
+        last = now;
     }
 }

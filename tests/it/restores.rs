@@ -83,12 +83,7 @@ def main():
             print('at', n, flush=True)
 main()
 ";
-    on_both_releases(|| {
-        Guest::start(
-            Command::new("/usr/bin/python3").args(["-c", script]),
-            "at 80\n",
-        )
-    });
+    on_both_releases(|| Guest::of_python(script, "at 80\n"));
 }
 
 #[test]
@@ -148,10 +143,7 @@ fn every_attribute_of_a_task() {
 /// A script that says "ready", and after the restore finds everything as it was.
 fn checks_itself(script: &str) {
     for release in [Release::Criu42, Release::Criu41] {
-        let guest = Guest::start(
-            Command::new("/usr/bin/python3").args(["-c", script]),
-            "ready\n",
-        );
+        let guest = Guest::of_python(script, "ready\n");
         check_restored(guest, release, &[], &[]);
     }
 }
@@ -226,7 +218,7 @@ while True:
         lines.collect()
     };
     for release in [Release::Criu42, Release::Criu41] {
-        let mut guest = Guest::start(Command::new("/usr/bin/python3").args(["-c", script]), "at ");
+        let mut guest = Guest::of_python(script, "at ");
         let mut before = offsets(&guest);
         for _ in 0..2 {
             let (_dir, first) = images();
@@ -297,10 +289,7 @@ print('done' if right else 'BAD memory', os.getpid(), flush=True)
 time.sleep(1000)
 ";
     for release in [Release::Criu42, Release::Criu41] {
-        let mut guest = Guest::start(
-            Command::new("/usr/bin/python3").args(["-c", script]),
-            "ready\n",
-        );
+        let mut guest = Guest::of_python(script, "ready\n");
         std::thread::sleep(std::time::Duration::from_millis(300));
         let (_dir, images) = images();
         dump(&mut guest, &images);

@@ -15,10 +15,7 @@ use crate::restores::check_restored;
 const BOTH: [Release; 2] = [Release::Criu42, Release::Criu41];
 
 fn python(script: &str) -> Guest {
-    Guest::start(
-        Command::new("/usr/bin/python3").args(["-c", script]),
-        "ready\n",
-    )
+    Guest::of_python(script, "ready\n")
 }
 
 #[test]

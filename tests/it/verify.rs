@@ -31,10 +31,7 @@ pub(crate) fn dump_by_criu(release: Release, pid: i32, images: &Path, arguments:
 }
 
 fn python(script: &str) -> Guest {
-    Guest::start(
-        Command::new("/usr/bin/python3").args(["-c", script]),
-        "ready\n",
-    )
+    Guest::of_python(script, "ready\n")
 }
 
 #[test]
