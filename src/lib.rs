@@ -38,6 +38,7 @@ pub mod inject;
 pub mod inspect;
 pub mod kcmp;
 pub mod options;
+pub mod parallel;
 pub mod proc;
 pub mod progress;
 pub mod sys;

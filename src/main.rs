@@ -25,6 +25,7 @@ use dedump::inspect::show::{Style, show_path};
 use dedump::inspect::size::size;
 use dedump::inspect::tree::{Details, tree};
 use dedump::inspect::verify::verify;
+use dedump::sys::heap;
 
 fn main() -> ExitCode {
     if dedump::sys::auxv::secure_execution() {
@@ -190,6 +191,7 @@ fn check(request: &Check) -> Result<bool> {
 }
 
 fn dump(request: &Dump) -> ExitCode {
+    heap::prepare();
     let Err(failure) = logged_dump(request) else {
         return ExitCode::SUCCESS;
     };

@@ -73,8 +73,15 @@ impl Watch {
 
     /// The tree may stand still until then; `None` for as long as it takes.
     pub fn bound(&self, end: Option<Instant>) {
-        self.state().end = end;
-        self.changed.notify_all();
+        let mut state = self.state();
+        let is_sooner = end.is_some_and(|end| state.end.is_none_or(|old| end < old));
+        state.end = end;
+        drop(state);
+        // Whoever waits for an earlier moment sees then that it no longer counts. To wake it would
+        // keep the tree waiting.
+        if is_sooner {
+            self.changed.notify_all();
+        }
     }
 
     /// Until when the tree may stand still; far off if there is no bound.

@@ -11,9 +11,9 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::{FileStat, major};
 
 use crate::collect::files::descriptors;
-use crate::collect::parallel;
 use crate::ids::{Fd, ObjectId, Pid};
 use crate::kcmp::{FileFingerprint, FileLooks, FileTree};
+use crate::parallel;
 use crate::proc::ProcDir;
 use crate::proc::fdinfo::{Fdinfo, parse_fdinfo};
 use crate::sys::kcmp::{Order, Resource, kcmp};

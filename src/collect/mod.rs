@@ -10,7 +10,6 @@ pub mod namespaces;
 pub mod notes;
 pub mod page_equality;
 pub mod page_identity;
-pub mod parallel;
 mod reading;
 pub mod seccomp;
 pub mod sockets;

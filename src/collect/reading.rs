@@ -7,12 +7,12 @@ use nix::errno::Errno;
 
 use super::files::count_descriptors;
 use super::namespaces::OwnNamespaces;
-use super::parallel;
 use crate::ahead::LookAhead;
 use crate::error::{Error, Result};
 use crate::freeze::Process;
 use crate::ids::{Pid, Tid};
 use crate::kcmp::FsFingerprint;
+use crate::parallel;
 use crate::proc::ProcDir;
 use crate::proc::auxv::parse_auxv;
 use crate::proc::maps::{Mapping, parse_maps};
@@ -50,18 +50,21 @@ pub(super) enum MappingFlags {
 #[derive(Debug)]
 pub(super) struct ThreadReading {
     pub(super) status: Status,
-    /// Its name, up to 15 bytes.
-    pub(super) comm: Vec<u8>,
     /// In which cgroups it is; nothing where there are none.
     pub(super) cgroups: Vec<u8>,
 }
 
-/// Reads all living processes; `None` for zombies.
-pub(super) fn read_all(
+/// What is told of each process; `None` for zombies.
+pub(super) type Readings = Vec<Option<Result<Reading>>>;
+
+/// Reads all living processes. While their threads are read, `meanwhile` is done in this thread,
+/// with what is told of the processes; what it yields is returned, too.
+pub(super) fn read_all<T>(
     processes: &[Process],
     own: &OwnNamespaces,
     ahead: &LookAhead,
-) -> Vec<Option<Result<Reading>>> {
+    meanwhile: impl FnOnce(&Readings) -> T,
+) -> (Readings, T) {
     let living: Vec<(Pid, &ProcDir)> = processes
         .iter()
         .filter(|process| !process.is_zombie())
@@ -74,33 +77,42 @@ pub(super) fn read_all(
             threads.map(|thread| (&process.proc_dir, thread.tid()))
         })
         .collect();
-    let mut readings = parallel::chunks(&living, |_, some| {
-        let each = some.iter().map(|(pid, dir)| read(*pid, dir, own, ahead));
-        each.collect::<Vec<_>>()
-    })
-    .into_iter()
-    .flatten();
-    let mut told = parallel::chunks(&threads, |_, some| {
-        let each = some.iter().map(|(dir, tid)| read_thread(dir, *tid));
-        each.collect::<Vec<_>>()
-    })
-    .into_iter()
-    .flatten();
-    let mut all = Vec::with_capacity(processes.len());
-    for process in processes {
-        if process.is_zombie() {
-            all.push(None);
-            continue;
-        }
-        let mine: Vec<_> = told.by_ref().take(process.threads.len()).collect();
-        let reading = readings.next().map(|reading| {
-            let mut reading = reading?;
-            reading.threads = mine.into_iter().collect::<Result<_>>()?;
-            Ok(reading)
+    let read_processes = || {
+        let readings = parallel::chunks(&living, |_, some| {
+            let each = some.iter().map(|(pid, dir)| read(*pid, dir, own, ahead));
+            each.collect::<Vec<_>>()
         });
-        all.push(reading);
+        let mut readings = readings.into_iter().flatten();
+        let mut next = |process: &Process| (!process.is_zombie()).then(|| readings.next());
+        let all = processes.iter().map(|process| next(process).flatten());
+        all.collect::<Readings>()
+    };
+    let (told, (mut all, done)) = parallel::beside(
+        &threads,
+        |some| {
+            let mut text = Vec::new();
+            let each = some.iter();
+            each.map(|(dir, tid)| read_thread(dir, *tid, &mut text))
+                .collect()
+        },
+        || {
+            let all = read_processes();
+            let done = meanwhile(&all);
+            (all, done)
+        },
+    );
+    let mut told = told.into_iter();
+    for (process, reading) in processes.iter().zip(&mut all) {
+        let mut mine = told.by_ref().take(process.threads.len());
+        let threads: Result<Vec<_>> = mine.by_ref().collect();
+        mine.for_each(drop);
+        match (reading, threads) {
+            (Some(Ok(reading)), Ok(threads)) => reading.threads = threads,
+            (Some(reading @ Ok(_)), Err(error)) => *reading = Err(error),
+            _ => {}
+        }
     }
-    all
+    (all, done)
 }
 
 /// Reads one process again.
@@ -110,8 +122,9 @@ pub(super) fn read_one(
     ahead: &LookAhead,
 ) -> Result<Reading> {
     let mut reading = read(process.pid, &process.proc_dir, own, ahead)?;
+    let mut text = Vec::new();
     for thread in &process.threads {
-        let told = read_thread(&process.proc_dir, thread.tid())?;
+        let told = read_thread(&process.proc_dir, thread.tid(), &mut text)?;
         reading.threads.push(told);
     }
     Ok(reading)
@@ -141,26 +154,19 @@ fn read(pid: Pid, proc_dir: &ProcDir, own: &OwnNamespaces, ahead: &LookAhead) ->
     })
 }
 
-fn read_thread(proc_dir: &ProcDir, tid: Tid) -> Result<ThreadReading> {
+fn read_thread(proc_dir: &ProcDir, tid: Tid, text: &mut Vec<u8>) -> Result<ThreadReading> {
     let name = format!("task/{tid}/status");
-    let text = proc_dir.read(&name)?;
-    let status = parse_status(&text).map_err(|e| e.at(proc_dir.path_of(&name)))?;
-    let mut comm = proc_dir.read(&format!("task/{tid}/comm"))?;
-    // The kernel adds one newline; the name itself may end in another.
-    comm.pop();
-    let cgroups = match proc_dir.read(&format!("task/{tid}/cgroup")) {
+    let filled = proc_dir.read_into(&name, text)?;
+    let status = parse_status(&text[..filled]).map_err(|e| e.at(proc_dir.path_of(&name)))?;
+    let cgroups = match proc_dir.read_into(&format!("task/{tid}/cgroup"), text) {
         // A kernel without cgroups.
         Err(Error::Syscall {
             errno: Errno::ENOENT,
             ..
         }) => Vec::new(),
-        answer => answer?,
+        answer => text[..answer?].to_vec(),
     };
-    Ok(ThreadReading {
-        status,
-        comm,
-        cgroups,
-    })
+    Ok(ThreadReading { status, cgroups })
 }
 
 /// Reads the mappings with their flags.

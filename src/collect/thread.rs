@@ -227,9 +227,7 @@ pub struct AltStack {
 pub struct Thread {
     /// What was read at the stop.
     pub capture: Capture,
-    /// Its name, up to 15 bytes.
-    pub comm: Vec<u8>,
-    /// Credentials and masks from `status`.
+    /// Name, credentials and masks from `status`.
     pub status: Status,
     /// The number of the set of cgroups that it is in.
     pub cgroup_set: u32,
@@ -254,7 +252,6 @@ impl Thread {
     /// What the thread was told when it asked; `ESRCH` when it is gone.
     pub fn collect(
         capture: Capture,
-        comm: Vec<u8>,
         status: Status,
         cgroup_set: u32,
         questions: Questions,
@@ -274,7 +271,6 @@ impl Thread {
         }
         let timer_slack = answers.value(questions.timer_slack);
         Ok(Self {
-            comm,
             status,
             cgroup_set,
             securebits,

@@ -184,12 +184,23 @@ pub fn collect(
     };
     let mut arrived = Vec::with_capacity(tree.processes.len());
     watch.at("reading what the kernel tells of the tree", tree.root().pid)?;
-    let readings = read_all(&tree.processes, &collector.own, ahead);
-    for (process, reading) in tree.processes.iter().zip(readings) {
+    let deadline = watch.deadline();
+    let (readings, captured) = read_all(&tree.processes, &collector.own, ahead, |readings| {
+        let processes = tree.processes.iter().zip(readings);
+        let captured = processes.map(|(process, reading)| match reading {
+            Some(Ok(reading)) => Some(Captured::of(process, reading, deadline)),
+            _ => None,
+        });
+        captured.collect::<Vec<_>>()
+    });
+    for ((process, reading), captured) in tree.processes.iter().zip(readings).zip(captured) {
         watch.at("finding out what it shares", process.pid)?;
-        arrived.push(match reading {
-            None => None,
-            Some(reading) => collector.gather(|this| this.arrive(process, reading?))?,
+        arrived.push(match (reading, captured) {
+            (Some(reading), Some(captured)) => {
+                collector.gather(|this| this.arrive(process, reading?, captured?))?
+            }
+            (Some(Err(error)), None) => collector.gather(|_| Err(error))?,
+            _ => None,
         });
     }
     clock.stage("identify");
@@ -278,6 +289,25 @@ struct Arrived {
     asked_fds: Vec<Fd>,
 }
 
+/// What is asked of the threads of a process through ptrace.
+struct Captured {
+    site: Site,
+    /// Leader first.
+    threads: Vec<Result<Capture>>,
+}
+
+impl Captured {
+    fn of(process: &Process, reading: &Reading, deadline: Instant) -> Result<Self> {
+        let memory = &reading.memory;
+        let site = Site::find(memory, &reading.mappings, &process.threads, deadline)?;
+        let threads = process.threads.iter();
+        Ok(Self {
+            site,
+            threads: threads.map(|thread| Capture::of(thread, memory)).collect(),
+        })
+    }
+}
+
 /// The questions put to a process: the keys to its answers.
 struct Asked {
     threads: Vec<thread::Questions>,
@@ -317,7 +347,6 @@ struct Maps<'a> {
 struct ArrivedThread {
     capture: Capture,
     cgroup_set: u32,
-    comm: Vec<u8>,
     status: Status,
     /// What the thread holds, where that is not what its leader holds.
     private: Option<TaskSightings>,
@@ -369,11 +398,18 @@ impl Collector<'_> {
     }
 
     /// First pass: captures the threads and identifies what they hold.
-    fn arrive(&mut self, process: &Process, mut reading: Reading) -> Result<Arrived> {
+    fn arrive(
+        &mut self,
+        process: &Process,
+        mut reading: Reading,
+        captured: Captured,
+    ) -> Result<Arrived> {
         let leader = process.pid.leader();
         let proc_dir = &process.proc_dir;
-        let (memory, mappings) = (&reading.memory, &reading.mappings);
-        let site = Site::find(memory, mappings, &process.threads, self.deadline)?;
+        let Captured {
+            site,
+            threads: captures,
+        } = captured;
         if site.has_left_behind() {
             // Its threads may have run on a little, to leave what a killed dumper left, which
             // goes away before its memory is looked at.
@@ -425,15 +461,11 @@ impl Collector<'_> {
         self.table_of.insert(process.pid, ids.files);
 
         let mut threads = Vec::with_capacity(process.threads.len());
-        for (stopped, told) in process.threads.iter().zip(told) {
+        for ((stopped, told), capture) in process.threads.iter().zip(told).zip(captures) {
             let tid = stopped.tid();
-            let ThreadReading {
-                status,
-                comm,
-                cgroups,
-            } = told;
+            let ThreadReading { status, cgroups } = told;
             let captured = self.gather(|_| {
-                let mut capture = Capture::of(stopped, &memory)?;
+                let mut capture = capture?;
                 capture.filters = seccomp::open(stopped, &status)?;
                 Ok(capture)
             })?;
@@ -450,7 +482,6 @@ impl Collector<'_> {
             threads.push(ArrivedThread {
                 cgroup_set,
                 capture,
-                comm,
                 status,
                 private,
             });
@@ -785,7 +816,6 @@ impl Collector<'_> {
         {
             threads.push(Thread::collect(
                 known.capture.clone(),
-                known.comm.clone(),
                 known.status.clone(),
                 known.cgroup_set,
                 questions,

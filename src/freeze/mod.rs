@@ -11,6 +11,7 @@ pub mod interrupted;
 mod stopped;
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -22,6 +23,7 @@ pub use stopped::{Pauses, Seized, Stopped, wait};
 
 use crate::error::{Blockers, Error, Result};
 use crate::ids::{Pid, Tid};
+use crate::parallel;
 use crate::proc::ProcDir;
 use crate::proc::children::parse_children;
 use crate::proc::stat::{Stat, State, parse_stat};
@@ -197,8 +199,7 @@ pub fn freeze(root: Pid, deadline: Instant, cgroup: Option<FreezerCgroup>) -> Re
     loop {
         if level.is_empty() {
             // Everything is stopped: whoever is found now was adopted meanwhile.
-            level = 0..freezer.processes.len();
-            let children = freezer.unknown_children(level)?;
+            let children = freezer.adopted_children()?;
             if children.is_empty() {
                 break;
             }
@@ -387,28 +388,55 @@ impl Freezer {
         }
     }
 
-    /// Children of some processes that are not part of the tree yet.
-    fn unknown_children(&self, range: std::ops::Range<usize>) -> Result<Vec<(Pid, Option<Pid>)>> {
+    /// Children that some processes have made, or adopted, and that are not part of the tree yet.
+    fn unknown_children(&self, range: Range<usize>) -> Result<Vec<(Pid, Option<Pid>)>> {
+        self.unknown_children_of(range, usize::MAX)
+    }
+
+    /// Children that were adopted after the tree was stopped and are not part of it yet. Nobody
+    /// made any, and the kernel gives orphans to the first living thread of a process.
+    fn adopted_children(&self) -> Result<Vec<(Pid, Option<Pid>)>> {
+        self.unknown_children_of(0..self.processes.len(), 1)
+    }
+
+    /// Unknown children of the first few threads of some processes.
+    fn unknown_children_of(
+        &self,
+        range: Range<usize>,
+        threads: usize,
+    ) -> Result<Vec<(Pid, Option<Pid>)>> {
         let mut found = Vec::new();
-        let mut look = |pid: Pid, text: &[u8]| -> Result<()> {
-            let children =
-                parse_children(text).map_err(|e| e.at(format!("/proc/{pid}/task/.../children")))?;
+        let parse = |pid: Pid, text: &[u8]| {
+            parse_children(text).map_err(|e| e.at(format!("/proc/{pid}/task/.../children")))
+        };
+        let mut add = |pid: Pid, children: Vec<Pid>| {
             let unknown = children
                 .into_iter()
                 .filter(|child| !self.known.contains(&child.0));
             found.extend(unknown.map(|child| (child, Some(pid))));
-            Ok(())
         };
-        for process in &self.processes[range] {
-            for thread in &process.threads {
-                let name = format!("task/{}/children", thread.tid());
-                look(process.pid, &process.proc_dir.read(&name)?)?;
-            }
+        let asked: Vec<_> = self.processes[range]
+            .iter()
+            .flat_map(|process| {
+                let threads = process.threads.iter().take(threads);
+                threads.map(|thread| (process.pid, &process.proc_dir, thread.tid()))
+            })
+            .collect();
+        let children = parallel::chunks(&asked, |_, some| {
+            let mut text = Vec::new();
+            let children = some.iter().map(|(pid, proc_dir, tid)| {
+                let filled = proc_dir.read_into(&format!("task/{tid}/children"), &mut text)?;
+                parse(*pid, &text[..filled])
+            });
+            children.collect::<Vec<_>>()
+        });
+        for ((pid, ..), children) in asked.iter().zip(children.into_iter().flatten()) {
+            add(*pid, children?);
         }
         for (pid, proc_dir) in &self.out_of_reach {
             for thread in proc_dir.numbers("task").unwrap_or_default() {
                 let text = proc_dir.read(&format!("task/{thread}/children"));
-                look(*pid, &text.unwrap_or_default())?;
+                add(*pid, parse(*pid, &text.unwrap_or_default())?);
             }
         }
         Ok(found)

@@ -4,6 +4,7 @@
 //! into [`Stopped`], on which registers, memory and injection are possible. Dropping either
 //! lets the thread go. Tracing belongs to the thread that seized, hence neither is `Send`.
 
+use std::cell::Cell;
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,8 @@ pub struct Stopped {
     tid: Tid,
     /// The signal of the group stop the thread was in before we came, if it was in one.
     group_stop: Option<i32>,
+    /// Its registers, as long as they are known to be these.
+    registers: Cell<Option<Registers>>,
     held: bool,
     not_send: NotSend,
 }
@@ -87,11 +90,12 @@ impl Seized {
             let stopped = Stopped {
                 tid: self.tid,
                 group_stop,
+                registers: Cell::new(None),
                 held: true,
                 not_send: PhantomData,
             };
             if group_stop.is_none() {
-                take_up_call(self.tid)?;
+                stopped.registers.set(Some(take_up_call(self.tid)?));
             }
             return Ok(Ok(stopped));
         }
@@ -139,12 +143,15 @@ impl Stopped {
         self.group_stop
     }
 
-    /// The general registers.
+    /// The general registers with which the thread would go on if nobody changed them.
     ///
     /// # Errors
     /// [`Error::Vanished`] when the thread was killed.
     pub fn registers(&self) -> Result<Registers> {
-        ptrace::registers(self.tid).on("ptrace GETREGS", self.tid)
+        match self.registers.get() {
+            Some(registers) => Ok(registers),
+            None => ptrace::registers(self.tid).on("ptrace GETREGS", self.tid),
+        }
     }
 
     /// Lets calls that are run inside the thread pass its seccomp filters, until it is let go.
@@ -165,6 +172,7 @@ impl Stopped {
     pub fn run_until(&self, done: impl Fn(&Registers) -> bool, deadline: Instant) -> Result<()> {
         let step = Duration::from_millis(1);
         while !done(&self.registers()?) {
+            self.registers.set(None);
             ptrace::cont(self.tid, 0).on("ptrace CONT", self.tid)?;
             std::thread::sleep(step);
             ptrace::interrupt(self.tid).on("ptrace INTERRUPT", self.tid)?;
@@ -250,12 +258,14 @@ impl Drop for Stopped {
 
 /// Undoes at once what our stop did to a call: the thread may be let go, or we may die, at any
 /// moment from now on.
-fn take_up_call(tid: Tid) -> Result<()> {
+///
+/// Returns its registers.
+fn take_up_call(tid: Tid) -> Result<Registers> {
     let mut registers = ptrace::registers(tid).on("ptrace GETREGS", tid)?;
     if undo_interruption(&mut registers) {
         ptrace::set_registers(tid, &registers).on("ptrace SETREGS", tid)?;
     }
-    Ok(())
+    Ok(registers)
 }
 
 /// Waits for the next report of a traced thread; `None` when the deadline passed first.

@@ -127,7 +127,7 @@ pub fn thread_core(thread: &Thread) -> Result<proto::CoreEntry> {
             pdeath_sig: (thread.parent_death_signal != 0).then_some(thread.parent_death_signal),
             signals_p: Some(queue(&capture.signals)),
             creds: Some(creds(thread)),
-            comm: Some(thread.comm.clone()),
+            comm: Some(thread.status.name.clone()),
             rseq_entry: rseq(capture),
             cg_set: Some(thread.cgroup_set),
             ..Default::default()

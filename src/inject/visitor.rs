@@ -18,6 +18,9 @@ use crate::sys::ptrace::{self, Seen};
 
 const ALL_SIGNALS: u64 = u64::MAX;
 
+/// The phase of a thread that has made its calls and waits to be stopped.
+const CALLS_MADE: u64 = 1;
+
 /// Where a thread is, seen from its own program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Whereabouts {
@@ -173,11 +176,10 @@ impl<'a> Visitor<'a> {
 
     /// Waits until the first thread stands still, and takes its results.
     pub(super) fn hold_first(&mut self) -> Result<()> {
-        self.hold(0, 0)?;
-        let mut data = vec![0; self.layout.slot_bytes(0)];
-        self.memory.read(self.layout.slot(0), &mut data)?;
-        let bytes = &data[CONTROL_BYTES..CONTROL_BYTES + self.first_batch.len_bytes()];
-        self.results.push(self.first_batch.results(bytes));
+        self.wait_for_event_stop(0)?;
+        let data = self.slots(0..1)?;
+        self.is_held(0, &data)?;
+        self.take_results(0, &data);
         Ok(())
     }
 
@@ -197,27 +199,40 @@ impl<'a> Visitor<'a> {
 
     /// Waits until these threads have made their calls, and asks them to stop.
     pub(super) fn interrupt_wave(&mut self) -> Result<()> {
+        if self.wave.is_empty() {
+            return Ok(());
+        }
+        // Most of them are there by now: one look at all of them.
+        let data = self.slots(self.wave.clone()).unwrap_or_default();
+        let mut slots = data.chunks_exact(self.layout.slot_bytes(1));
         for index in self.wave.clone() {
-            self.interrupt(index, self.slot_of(index))?;
+            if slots.next().map(phase) == Some(CALLS_MADE) {
+                let tid = self.tid(index);
+                ptrace::interrupt(tid).on("ptrace INTERRUPT", tid)?;
+            } else {
+                self.interrupt(index, self.slot_of(index))?;
+            }
         }
         Ok(())
     }
 
     /// Brings these threads home and takes their results.
     pub(super) fn end_wave(&mut self) -> Result<()> {
-        for index in self.wave.clone() {
-            self.hold(index, self.slot_of(index))?;
-            self.bring_home(index)?;
+        if self.wave.is_empty() {
+            return Ok(());
         }
-        let slot_bytes = self.layout.slot_bytes(1);
-        let mut data = vec![0; self.wave.len() * slot_bytes];
-        self.memory.read(self.layout.slot(1), &mut data)?;
-        for (batch, bytes) in self.batches[self.wave.clone()]
-            .iter()
-            .zip(data.chunks_exact(slot_bytes))
+        for index in self.wave.clone() {
+            self.wait_for_event_stop(index)?;
+        }
+        let data = self.slots(self.wave.clone())?;
+        for (index, slot) in self
+            .wave
+            .clone()
+            .zip(data.chunks_exact(self.layout.slot_bytes(1)))
         {
-            let bytes = &bytes[CONTROL_BYTES..CONTROL_BYTES + batch.len_bytes()];
-            self.results.push(batch.results(bytes));
+            self.is_held(index, slot)?;
+            self.bring_home(index)?;
+            self.take_results(index, slot);
         }
         Ok(())
     }
@@ -370,8 +385,8 @@ impl<'a> Visitor<'a> {
             // The task may be gone, and its memory with it: wait4 tells.
             match self.memory.word(self.layout.slot(slot)).unwrap_or(0) {
                 0 => {}
-                1 => break,
-                _ => return Err(self.escaped(tid)),
+                CALLS_MADE => break,
+                _ => return Err(self.escaped(index)),
             }
             looks += 1;
             if looks.is_multiple_of(LOOKS_BETWEEN_WAITS) || pauses.are_long() {
@@ -387,13 +402,27 @@ impl<'a> Visitor<'a> {
         ptrace::interrupt(tid).on("ptrace INTERRUPT", tid)
     }
 
-    /// Waits until a thread that was asked to has stopped behind its calls.
-    fn hold(&mut self, index: usize, slot: usize) -> Result<()> {
-        self.wait_for_event_stop(index)?;
-        if self.memory.word(self.layout.slot(slot))? != 1 {
-            return Err(self.escaped(self.tid(index)));
+    /// What stands in the slots of some threads with neighbouring ones.
+    fn slots(&self, threads: Range<usize>) -> Result<Vec<u8>> {
+        let first = self.slot_of(threads.start);
+        let mut data = vec![0; threads.len() * self.layout.slot_bytes(first)];
+        self.memory.read(self.layout.slot(first), &mut data)?;
+        Ok(data)
+    }
+
+    /// Makes sure that a thread which has stopped did so behind its calls.
+    fn is_held(&mut self, index: usize, slot: &[u8]) -> Result<()> {
+        if phase(slot) == CALLS_MADE {
+            Ok(())
+        } else {
+            Err(self.escaped(index))
         }
-        Ok(())
+    }
+
+    fn take_results(&mut self, index: usize, slot: &[u8]) {
+        let batch = self.batch(index);
+        let results = batch.results(&slot[CONTROL_BYTES..CONTROL_BYTES + batch.len_bytes()]);
+        self.results.push(results);
     }
 
     fn wait_for_event_stop(&mut self, index: usize) -> Result<()> {
@@ -435,9 +464,11 @@ impl<'a> Visitor<'a> {
         }
     }
 
-    fn escaped(&self, tid: Tid) -> Error {
+    /// It has put its own registers back, and those of its stop are old by now.
+    fn escaped(&mut self, index: usize) -> Error {
+        self.whereabouts[index] = Whereabouts::Home;
         Error::Unsupported {
-            target: tid.into(),
+            target: self.tid(index).into(),
             what: "a task that went on by itself while it was examined".to_owned(),
             remedy: "it took the dumper for dead; run the dump again".to_owned(),
         }
@@ -490,6 +521,13 @@ impl Drop for Visitor<'_> {
             self.heal();
         }
     }
+}
+
+/// The first control word of a slot.
+fn phase(slot: &[u8]) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(&slot[..8]);
+    u64::from_le_bytes(word)
 }
 
 fn refused_mapping(tid: Tid, errno: Errno) -> Error {

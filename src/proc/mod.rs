@@ -83,7 +83,7 @@ impl ProcDir {
         buffer.resize(buffer.len().max(FIRST_ROOM), 0);
         loop {
             let got = nix::unistd::read(file.as_fd(), &mut buffer[filled..])
-                .on("read", self.path_of(name).as_path())?;
+                .on("read", self.below(name))?;
             if got == 0 {
                 return Ok(filled);
             }
@@ -105,7 +105,7 @@ impl ProcDir {
             flags | OFlag::O_CLOEXEC,
             Mode::empty(),
         )
-        .on("open", self.path_of(name).as_path())?;
+        .on("open", self.below(name))?;
         Ok(File::from(fd))
     }
 
@@ -114,8 +114,7 @@ impl ProcDir {
     /// # Errors
     /// Those of readlinkat(2).
     pub fn read_link(&self, name: &str) -> Result<PathBuf> {
-        let text: OsString =
-            readlinkat(self.dir.as_fd(), name).on("readlink", self.path_of(name).as_path())?;
+        let text: OsString = readlinkat(self.dir.as_fd(), name).on("readlink", self.below(name))?;
         Ok(PathBuf::from(OsString::from_vec(text.into_vec())))
     }
 
@@ -124,8 +123,7 @@ impl ProcDir {
     /// # Errors
     /// Those of fstatat(2).
     pub fn stat(&self, name: &str) -> Result<FileStat> {
-        fstatat(self.dir.as_fd(), name, nix::fcntl::AtFlags::empty())
-            .on("stat", self.path_of(name).as_path())
+        fstatat(self.dir.as_fd(), name, nix::fcntl::AtFlags::empty()).on("stat", self.below(name))
     }
 
     /// The numbers that entries of a folder below this one are named by, in the kernel's order:
@@ -154,6 +152,12 @@ impl ProcDir {
         self.path.join(name)
     }
 
+    /// A file below this folder as the target of an error: its path is put together when there is
+    /// one.
+    fn below<'a>(&'a self, name: &'a str) -> Below<'a> {
+        Below { folder: self, name }
+    }
+
     /// The folder itself as the target of an error.
     #[must_use]
     pub fn target(&self) -> Target {
@@ -164,6 +168,17 @@ impl ProcDir {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+struct Below<'a> {
+    folder: &'a ProcDir,
+    name: &'a str,
+}
+
+impl From<Below<'_>> for Target {
+    fn from(below: Below<'_>) -> Self {
+        Target::Path(below.folder.path_of(below.name))
     }
 }
 

@@ -8,6 +8,8 @@ use super::text::{Line, ParseError, lines};
 /// Signal sets have bit n - 1 for signal n; capability sets bit n for capability n.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
+    /// Its name (`comm`), up to 15 bytes of any kind.
+    pub name: Vec<u8>,
     /// The file mode creation mask; `None` for a task that has no working folder any more.
     pub umask: Option<u32>,
     /// The process, in the pid namespace of the `/proc` that was read.
@@ -111,7 +113,6 @@ pub enum Seccomp {
 pub fn parse_status(text: &[u8]) -> Result<Status, ParseError> {
     let mut found = Found::default();
     for mut line in lines(text) {
-        // The name is escaped by the kernel, so that a newline in it fakes no line.
         let key = line.until(b':', "a key and a colon")?;
         found.take(key, &mut line)?;
     }
@@ -121,6 +122,7 @@ pub fn parse_status(text: &[u8]) -> Result<Status, ParseError> {
 /// The lines met so far.
 #[derive(Default)]
 struct Found {
+    name: Option<Vec<u8>>,
     umask: Option<u32>,
     process: Option<i32>,
     tid: Option<i32>,
@@ -153,6 +155,10 @@ struct Found {
 impl Found {
     fn take(&mut self, key: &[u8], line: &mut Line<'_>) -> Result<(), ParseError> {
         match key {
+            b"Name" => {
+                self.name = Some(name(line.rest().strip_prefix(b"\t").unwrap_or(line.rest())));
+                return Ok(());
+            }
             b"Umask" => self.umask = Some(line.convert("an octal mask", octal)?),
             b"Tgid" => self.process = Some(line.signed("a pid")?),
             b"Pid" => self.tid = Some(line.signed("a tid")?),
@@ -193,6 +199,7 @@ impl Found {
 
     fn complete(self) -> Result<Status, ParseError> {
         Ok(Status {
+            name: self.name.ok_or_else(|| missing("Name"))?,
             umask: self.umask,
             process: self.process.ok_or_else(|| missing("Tgid"))?,
             tid: self.tid.ok_or_else(|| missing("Pid"))?,
@@ -232,6 +239,22 @@ impl Found {
 
 fn missing(key: &'static str) -> ParseError {
     ParseError::new(0, key, b"no such line")
+}
+
+/// What the kernel has escaped, so that a newline in a name fakes no line.
+fn name(escaped: &[u8]) -> Vec<u8> {
+    let mut name = Vec::with_capacity(escaped.len());
+    let mut bytes = escaped.iter();
+    while let Some(byte) = bytes.next() {
+        name.push(match byte {
+            b'\\' => match bytes.next() {
+                Some(b'n') => b'\n',
+                other => other.copied().unwrap_or(b'\\'),
+            },
+            byte => *byte,
+        });
+    }
+    name
 }
 
 fn octal(word: &[u8]) -> Option<u32> {
@@ -306,6 +329,7 @@ mod tests {
     #[test]
     fn every_line_lands_in_its_field() {
         let expected = Status {
+            name: b"a\nPid:\t1) (".to_vec(),
             umask: Some(0o27),
             process: 41,
             tid: 42,

@@ -10,6 +10,7 @@ pub mod cgroupfs;
 pub mod fcntl;
 pub mod guardian;
 pub mod handle;
+pub mod heap;
 pub mod kcmp;
 pub mod limits;
 pub mod map;

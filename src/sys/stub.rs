@@ -16,10 +16,9 @@ use std::arch::global_asm;
 // remote iovec, [4] address of the signal mask to put back, [5] address of the epilogue,
 // [6] and [7] a timespec.
 //
-// After the last call the task waits to be interrupted. It spins a little, then sleeps for a
-// millisecond, next time for two, up to 32, so that a thousand waiting tasks do not keep the
-// processors busy (in pselect6, which has no restart state to disturb), and asks whether its tracer
-// lives: process_vm_readv of one byte answers ESRCH once the dumper's memory is
+// After the last call the task waits to be interrupted. It spins a little, then sleeps for 32
+// milliseconds at a time, so that a thousand waiting tasks do not keep the processors busy (in
+// pselect6, which has no restart state to disturb), and asks whether its tracer lives: process_vm_readv of one byte answers ESRCH once the dumper's memory is
 // gone, zombie or not, and anything else while it is there. Without a tracer the task puts its
 // own signal mask back and leaves through the epilogue.
 global_asm!(
@@ -45,7 +44,6 @@ global_asm!(
     "6:  add rbx, 64",
     "    jmp 2b",
     "3:  mov qword ptr [r12], 1",
-    "    mov r14d, 1000000",
     "4:  mov r13d, 200",
     "5:  pause",
     "    dec r13d",
@@ -58,11 +56,7 @@ global_asm!(
     "    lea r8, [r12 + 48]",
     "    xor r9d, r9d",
     "    mov qword ptr [r8], 0",
-    "    mov [r8 + 8], r14",
-    "    cmp r14d, 32000000",
-    "    jae 7f",
-    "    add r14d, r14d",
-    "7:",
+    "    mov qword ptr [r8 + 8], 32000000",
     "    syscall",
     "    mov eax, 310", // process_vm_readv
     "    mov rdi, [r12 + 8]",

@@ -8,6 +8,7 @@
  *   crowd processes N           N children that do nothing
  *   crowd threads N             N threads that do nothing
  *   crowd nothing 0             nothing but the heartbeat
+ *   crowd alone 0               not even a thread for it
  *   crowd random MIB            memory that holds random numbers
  *   crowd writer MIB            the same, and a thread that writes a word into page after page
  *   crowd zeros MIB             memory that was written with zeros
@@ -163,13 +164,19 @@ int main(int count, char **arguments)
         pthread_t thread;
         if (kind[0] == 'w')
             need(!pthread_create(&thread, 0, write_pages, 0), "pthread_create");
-    } else if (strcmp(kind, "nothing")) {
+    } else if (strcmp(kind, "nothing") && strcmp(kind, "alone")) {
         return 2;
     }
-    heartbeat_start();
+    int alone = !strcmp(kind, "alone");
+    if (!alone)
+        heartbeat_start();
     puts("ready");
     fflush(stdout);
-    for (long done = 0;; usleep(5000)) {
+    for (long done = 0;;) {
+        if (!alone)
+            usleep(5000);
+        for (int beats = 0; alone && beats < 100; beats++)
+            heartbeat_once();
         char word[16];
         long order = next_order(done, word);
         heartbeat_tell();

@@ -12,17 +12,21 @@
 static volatile double heartbeat_gap;
 static volatile unsigned long heartbeat_work;
 
-static void *heartbeat(void *unused)
+static inline void heartbeat_once(void)
 {
     struct timespec pause = {0, 100000}, before, now;
-    for (;;) {
-        clock_gettime(CLOCK_MONOTONIC, &before);
-        nanosleep(&pause, 0);
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        double gap = (now.tv_sec - before.tv_sec) * 1e6 + (now.tv_nsec - before.tv_nsec) / 1e3;
-        if (gap > heartbeat_gap)
-            heartbeat_gap = gap;
-    }
+    clock_gettime(CLOCK_MONOTONIC, &before);
+    nanosleep(&pause, 0);
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    double gap = (now.tv_sec - before.tv_sec) * 1e6 + (now.tv_nsec - before.tv_nsec) / 1e3;
+    if (gap > heartbeat_gap)
+        heartbeat_gap = gap;
+}
+
+static void *heartbeat(void *unused)
+{
+    for (;;)
+        heartbeat_once();
     return unused;
 }
 

@@ -25,10 +25,10 @@ use nix::unistd::{Whence, lseek};
 
 use super::TableOwner;
 use crate::ahead::{AheadFd, FdinfoNow};
-use crate::collect::parallel;
 use crate::error::{Result, ResultExt};
 use crate::ids::{Fd, ObjectId};
 use crate::kcmp::{Expected, FileTree};
+use crate::parallel;
 use crate::proc::fdinfo::{Fdinfo, parse_fdinfo};
 use crate::sys::fcntl::{self, Owner};
 use crate::sys::kcmp::{Order, Resource, kcmp};
