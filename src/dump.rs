@@ -31,7 +31,7 @@ use crate::image::write::{Earlier, MemoryToWrite, write, write_inventory};
 use crate::options::DumpOptions;
 use crate::proc::ProcDir;
 use crate::progress::Progress;
-use crate::sys::sched;
+use crate::sys::{heap, sched};
 use crate::threads;
 use crate::watch::Watch;
 
@@ -65,6 +65,7 @@ pub fn run(options: &DumpOptions) -> Result<()> {
         let (folder, watch, options) = (Arc::clone(&folder), Arc::clone(&watch), options.clone());
         move || {
             let _over = watch.begin();
+            heap::warm();
             let outcome = dump_into(&folder, &options, &mut needed_bytes, &watch);
             outcome.map_err(|failure| folder.explain(failure, needed_bytes))
         }

@@ -191,7 +191,7 @@ fn check(request: &Check) -> Result<bool> {
 }
 
 fn dump(request: &Dump) -> ExitCode {
-    heap::prepare();
+    heap::keep();
     let Err(failure) = logged_dump(request) else {
         return ExitCode::SUCCESS;
     };

@@ -3,27 +3,38 @@
 
 use std::hint::black_box;
 
-/// Prepares the heap for a program whose threads must not wait for the kernel to hand out memory:
-/// all use one heap, which is fetched ahead in large pieces, stays with the program, and has its
-/// first mebibyte in frames already.
+/// Makes the C library keep the memory it has got for the program, and get it in large pieces.
 ///
-/// To be called before the first thread is started. While a tree stands still, each page that is
-/// touched for the first time and each growing by a page or two costs more than most of what is
-/// asked of the kernel.
-pub fn prepare() {
+/// To be called before the first thread is started, with [`warm`] in the one that must not wait
+/// for memory: while a tree stands still, each growing by a page or two and each page that is
+/// touched for the first time costs as much as what is asked of the kernel about a task.
+pub fn keep() {
     const PIECE_BYTES: i32 = 4 << 20;
     const NEVER: i32 = i32::MAX;
-    const WARM: usize = 1 << 20;
-    // Less than what the C library maps on its own.
-    const BLOCK: usize = 64 << 10;
+    // The most that may be asked for.
+    const LARGEST_BYTES: i32 = 32 << 20;
     for (parameter, value) in [
-        (libc::M_ARENA_MAX, 1),
         (libc::M_TOP_PAD, PIECE_BYTES),
         (libc::M_TRIM_THRESHOLD, NEVER),
+        (libc::M_MMAP_THRESHOLD, LARGEST_BYTES),
     ] {
         // SAFETY: only numbers; what it refuses stays as it is, and costs time alone.
         unsafe { libc::mallopt(parameter, value) };
     }
-    let touched: Vec<Vec<u8>> = (0..WARM / BLOCK).map(|_| vec![1; BLOCK]).collect();
-    drop(black_box(touched));
+}
+
+/// Gets memory for the calling thread's part of the heap: some mebibytes, the first of them in
+/// frames already.
+pub fn warm() {
+    const BLOCK_BYTES: usize = 64 << 10;
+    const TOUCHED: usize = 1 << 20;
+    const GOT: usize = 8 << 20;
+    let blocks = (0..GOT / BLOCK_BYTES).map(|number| {
+        let mut block = Vec::with_capacity(BLOCK_BYTES);
+        if number < TOUCHED / BLOCK_BYTES {
+            block.resize(BLOCK_BYTES, 1_u8);
+        }
+        block
+    });
+    drop(black_box(blocks.collect::<Vec<_>>()));
 }
