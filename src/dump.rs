@@ -261,9 +261,9 @@ fn release(
     if let Some((tree, network)) = held.take() {
         let connections = network.end(after)?;
         tree.end(after)?;
-        drop(connections);
         clock.stage("release");
         clock.thaw();
+        connections.finish()?;
     }
     Ok(())
 }

@@ -1,12 +1,14 @@
-//! `sock_diag(7)`: what the kernel tells of all sockets of the network namespace.
+//! netlink(7): what the kernel tells of all sockets of the network namespace (`sock_diag(7)`), and
+//! who changes its packet filter rules.
 //!
 //! The parsers take bytes and trust none of them.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, sendto,
+    socket,
 };
 
 /// A unix socket, as `unix_diag` describes it.
@@ -171,6 +173,63 @@ fn diag_request(family: u8, protocol: u8, show: u32) -> Vec<u8> {
     request.extend_from_slice(&show.to_ne_bytes());
     request.extend_from_slice(&[0xff; 8]);
     request
+}
+
+/// Hears of changes of the packet filter rules, once they are in force.
+#[derive(Debug)]
+pub struct RuleChanges(OwnedFd);
+
+impl RuleChanges {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    /// `EPERM` without `CAP_NET_ADMIN`; `EPROTONOSUPPORT` a kernel without packet filters.
+    pub fn listen() -> Result<Self, Errno> {
+        const NFNLGRP_NFTABLES: u32 = 7;
+        let netlink = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            SockProtocol::NetlinkNetFilter,
+        )?;
+        let groups = 1 << (NFNLGRP_NFTABLES - 1);
+        bind(netlink.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+        Ok(Self(netlink))
+    }
+
+    /// The processes that have changed them since this was last asked, in the kernel's numbers.
+    #[must_use]
+    pub fn authors(&self) -> Vec<u32> {
+        let mut authors = Vec::new();
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(received) = recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+            let mut rest = &buffer[..received];
+            while let Some((kind, payload, next)) = split_message(rest) {
+                authors.extend(parse_author(kind, payload));
+                rest = next;
+            }
+        }
+        authors
+    }
+}
+
+impl AsFd for RuleChanges {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Who has made a new generation of the rules, which is the last message of a change.
+fn parse_author(kind: u16, message: &[u8]) -> Option<u32> {
+    const NEW_GENERATION: u16 = 10 << 8 | 15;
+    const FIXED_BYTES: usize = 4;
+    const PROCESS: u16 = 2;
+    if kind != NEW_GENERATION {
+        return None;
+    }
+    let mut told = attributes(message.get(FIXED_BYTES..)?);
+    let (_, pid) = told.find(|(kind, _)| *kind == PROCESS)?;
+    Some(u32::from_be(word(pid, 0)?))
 }
 
 /// Sends one dump request and hands every answer's payload over.

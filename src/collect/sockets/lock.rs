@@ -6,12 +6,16 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::inet::EndAddress;
 use crate::error::{Error, Result, Target};
 use crate::options::NetworkLock;
+use crate::sys::netlink::RuleChanges;
 
 /// The mark of packets that restore sends by itself.
 const MARK: &str = "0xC114";
@@ -94,18 +98,28 @@ impl Lock {
     pub(super) fn lock(&self, connections: &[Ends]) -> Result<()> {
         match self {
             Self::None => Ok(()),
-            Self::Iptables => iptables("-I", connections),
-            Self::Nftables { run_id } => nft(&table(run_id, connections)),
+            Self::Iptables => lock_by_iptables(connections),
+            Self::Nftables { run_id } => change("nft", NFT, &table(run_id, connections)),
         }
     }
 
-    /// Unlocks what was locked.
-    pub(super) fn unlock(&self, connections: &[Ends]) -> Result<()> {
+    /// Unlocks what was locked. Packets pass when this returns; the rest can wait.
+    pub(super) fn unlock(&self, connections: &[Ends]) -> Result<Unlocking> {
+        let mut changes = Vec::new();
         match self {
-            Self::None => Ok(()),
-            Self::Iptables => iptables("-D", connections),
-            Self::Nftables { run_id } => nft(&format!("delete table inet CRIU-{run_id}\n")),
+            Self::None => {}
+            Self::Iptables => {
+                for (program, mine) in by_family(connections) {
+                    changes.push(Change::start(program, RESTORE, &rules("-D", &mine))?);
+                }
+            }
+            Self::Nftables { run_id } => {
+                let script = format!("delete table inet CRIU-{run_id}\n");
+                changes.push(Change::start("nft", NFT, &script)?);
+            }
         }
+        changes.iter_mut().try_for_each(Change::in_force)?;
+        Ok(Unlocking(changes))
     }
 }
 
@@ -125,23 +139,28 @@ fn run_id() -> String {
     }
 }
 
-/// One transaction for each family.
-fn iptables(action: &str, connections: &[Ends]) -> Result<()> {
+const RESTORE: &[&str] = &["--noflush", "-w"];
+const NFT: &[&str] = &["-f", "-"];
+
+/// Connections of one family, and the program for them.
+fn by_family(connections: &[Ends]) -> impl Iterator<Item = (&'static str, Vec<&Ends>)> {
+    let families = [("iptables-restore", true), ("ip6tables-restore", false)];
+    families.into_iter().filter_map(|(program, v4)| {
+        let mine = connections.iter().filter(|ends| ends.is_v4() == v4);
+        let mine: Vec<&Ends> = mine.collect();
+        (!mine.is_empty()).then_some((program, mine))
+    })
+}
+
+/// One transaction for each family, all or none.
+fn lock_by_iptables(connections: &[Ends]) -> Result<()> {
     let mut done: Option<(&'static str, String)> = None;
-    for (program, v4) in [("iptables-restore", true), ("ip6tables-restore", false)] {
-        let mine: Vec<&Ends> = connections
-            .iter()
-            .filter(|ends| ends.is_v4() == v4)
-            .collect();
-        if mine.is_empty() {
-            continue;
-        }
-        let outcome = run(program, &["--noflush", "-w"], &rules(action, &mine));
+    for (program, mine) in by_family(connections) {
+        let outcome = change(program, RESTORE, &rules("-I", &mine));
         if outcome.is_err()
-            && action == "-I"
             && let Some((program, undo)) = &done
         {
-            let _ = run(program, &["--noflush", "-w"], undo);
+            let _ = change(program, RESTORE, undo);
         }
         outcome?;
         done = Some((program, rules("-D", &mine)));
@@ -201,46 +220,118 @@ fn table(run_id: &str, connections: &[Ends]) -> String {
     text + "}\n"
 }
 
-fn nft(script: &str) -> Result<()> {
-    run("nft", &["-f", "-"], script)
+/// Changes the rules.
+fn change(program: &'static str, arguments: &[&str], input: &str) -> Result<()> {
+    Change::start(program, arguments, input)?.finish()
 }
 
-fn run(program: &'static str, arguments: &[&str], input: &str) -> Result<()> {
-    let failed = |cause: String| Error::Refused {
+/// Rules that are gone, and programs that have yet to end.
+#[derive(Debug, Default)]
+pub(super) struct Unlocking(Vec<Change>);
+
+impl Unlocking {
+    /// Waits until all is done.
+    pub(super) fn finish(self) -> Result<()> {
+        let outcomes = self.0.into_iter().map(Change::finish);
+        outcomes.fold(Ok(()), Result::and)
+    }
+}
+
+/// A program that changes the rules.
+#[derive(Debug)]
+struct Change {
+    program: &'static str,
+    child: Child,
+    /// Where it complains.
+    complaints: Option<ChildStderr>,
+    /// Where the kernel tells of it, if it does.
+    told: Option<RuleChanges>,
+}
+
+impl Change {
+    fn start(program: &'static str, arguments: &[&str], input: &str) -> Result<Self> {
+        let told = RuleChanges::listen().ok();
+        let mut child = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| failed(program, &error.to_string()))?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // A program that stops reading says why.
+            let _ = stdin.write_all(input.as_bytes());
+        }
+        Ok(Self {
+            program,
+            complaints: child.stderr.take(),
+            child,
+            told,
+        })
+    }
+
+    /// Waits until the rules are changed. The kernel lets the program end only when no processor
+    /// can still be at work on what was removed, ten milliseconds and more later.
+    fn in_force(&mut self) -> Result<()> {
+        while let (Some(told), Some(complaints)) = (&self.told, &self.complaints) {
+            let mut ready = [
+                PollFd::new(told.as_fd(), PollFlags::POLLIN),
+                PollFd::new(complaints.as_fd(), PollFlags::POLLIN),
+            ];
+            if poll(&mut ready, PollTimeout::NONE).is_err() {
+                break;
+            }
+            let speaks_or_ends = ready[1].any() != Some(false);
+            if told.authors().contains(&self.child.id()) {
+                return Ok(());
+            }
+            if speaks_or_ends {
+                break;
+            }
+        }
+        self.end()
+    }
+
+    /// Waits until the program has ended.
+    fn finish(mut self) -> Result<()> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<()> {
+        let mut said = Vec::new();
+        let heard = self
+            .complaints
+            .take()
+            .map(|mut pipe| pipe.read_to_end(&mut said));
+        let status = self.child.wait();
+        let status = status.map_err(|error| failed(self.program, &error.to_string()))?;
+        if let Some(Err(error)) = heard {
+            return Err(failed(self.program, &error.to_string()));
+        }
+        if status.success() {
+            return Ok(());
+        }
+        let text = String::from_utf8_lossy(&said);
+        let reason = text.lines().next().unwrap_or("no reason given");
+        Err(failed(self.program, reason))
+    }
+}
+
+impl Drop for Change {
+    fn drop(&mut self) {
+        let _ = self.child.wait();
+    }
+}
+
+fn failed(program: &'static str, cause: &str) -> Error {
+    Error::Refused {
         target: Target::Path(Path::new(program).to_owned()),
         what: format!(
             "the connections of the tree cannot be locked: {}",
             cause.trim()
         ),
         remedy: "install it, or choose another way with --network-lock".to_owned(),
-    };
-    let mut child = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| failed(error.to_string()))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A program that stops reading says why.
-        let _ = stdin.write_all(input.as_bytes());
     }
-    let mut said = Vec::new();
-    let heard = child
-        .stderr
-        .take()
-        .map(|mut pipe| pipe.read_to_end(&mut said));
-    let status = child.wait().map_err(|error| failed(error.to_string()))?;
-    if let Some(Err(error)) = heard {
-        return Err(failed(error.to_string()));
-    }
-    if status.success() {
-        return Ok(());
-    }
-    let text = String::from_utf8_lossy(&said);
-    Err(failed(
-        text.lines().next().unwrap_or("no reason given").to_owned(),
-    ))
 }
 
 #[cfg(test)]

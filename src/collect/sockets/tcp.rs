@@ -13,7 +13,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use tracing::warn;
 
-use super::lock::{Ends, Lock};
+use super::lock::{Ends, Lock, Unlocking};
 use crate::error::{Error, Result, ResultExt, Target};
 use crate::freeze::After;
 use crate::options::NetworkLock;
@@ -101,10 +101,11 @@ impl HeldConnections {
         let lock = Lock::choose(wanted)?;
         // Before anything is changed.
         let guardian = Guardian::post(|| {
-            if undo(&connections, &lock).is_err() {
+            let undo = || undo(&connections, &lock).and_then(Unlocking::finish);
+            if undo().is_err() {
                 // A program of ours may still be at work on the lock.
                 std::thread::sleep(Duration::from_millis(500));
-                let _ = undo(&connections, &lock);
+                let _ = undo();
             }
         });
         let guardian = guardian.on("fork", Target::Here)?;
@@ -139,26 +140,53 @@ impl HeldConnections {
     ///
     /// # Errors
     /// When a connection or the network is not what it was; everything is tried first.
-    pub fn end(mut self, after: After) -> Result<Vec<OwnedFd>> {
+    pub fn end(mut self, after: After) -> Result<EndingConnections> {
         if after != After::LeaveRunning {
             for connection in &self.connections {
                 connection.enter_repair()?;
             }
         }
         let connections = std::mem::take(&mut self.connections);
-        let outcome = match after {
-            After::LeaveRunning => undo(&connections, &self.lock),
-            After::Kill | After::LeaveStopped => Ok(()),
+        let unlocking = match after {
+            After::LeaveRunning => undo(&connections, &self.lock)?,
+            After::Kill | After::LeaveStopped => {
+                drop(self.guardian.take());
+                Unlocking::default()
+            }
         };
-        drop(self.guardian.take());
-        outcome.map(|()| connections.into_iter().map(|one| one.fd).collect())
+        Ok(EndingConnections {
+            connections,
+            unlocking,
+            guardian: self.guardian.take(),
+        })
+    }
+}
+
+/// Connections that packets reach again, or that end with their tasks.
+#[derive(Debug)]
+pub struct EndingConnections {
+    connections: Vec<Connection>,
+    unlocking: Unlocking,
+    guardian: Option<Guardian>,
+}
+
+impl EndingConnections {
+    /// Waits for what need not be waited for as long as the tree stands still.
+    ///
+    /// # Errors
+    /// When the network may not be what it was.
+    pub fn finish(self) -> Result<()> {
+        drop(self.connections);
+        let outcome = self.unlocking.finish();
+        drop(self.guardian);
+        outcome
     }
 }
 
 impl Drop for HeldConnections {
     fn drop(&mut self) {
         if !self.connections.is_empty()
-            && let Err(error) = undo(&self.connections, &self.lock)
+            && let Err(error) = undo(&self.connections, &self.lock).and_then(Unlocking::finish)
         {
             warn!("{error}");
         }
@@ -193,10 +221,11 @@ fn ends(connections: &[Connection]) -> Vec<Ends> {
 }
 
 /// Repair mode off, then the network open again.
-fn undo(connections: &[Connection], lock: &Lock) -> Result<()> {
+fn undo(connections: &[Connection], lock: &Lock) -> Result<Unlocking> {
     let outcomes = connections.iter().map(Connection::leave_repair);
     let outcome = outcomes.fold(Ok(()), Result::and);
-    outcome.and(lock.unlock(&ends(connections)))
+    let unlocking = lock.unlock(&ends(connections));
+    outcome.and(unlocking)
 }
 
 /// Reads one connection, with the place of peeking put out of the way for the moment.
