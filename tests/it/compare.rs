@@ -201,12 +201,13 @@ fn kept_folders_equal_themselves() {
 /// mappings and pages, whatever they are numbered and wherever they stand.
 #[test]
 fn criu_and_dedump_tell_of_the_same_tree() {
-    for (guest, arguments) in [
-        ("pool", &["4", "star", "3", "10"][..]),
-        ("threads", &[]),
-        ("changes", &[]),
+    for (guest, arguments, word) in [
+        ("pool", &["4", "star", "3", "10"][..], "ready"),
+        // By then every thread has begun.
+        ("threads", &[], "round 1"),
+        ("changes", &[], "ready"),
     ] {
-        let guest = Guest::start(Command::new(program(guest)).args(arguments), "ready");
+        let guest = Guest::start(Command::new(program(guest)).args(arguments), word);
         // It stands still, and so does what it holds.
         for pid in session(guest.pid()) {
             kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
