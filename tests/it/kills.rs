@@ -67,21 +67,9 @@ impl Tree {
     /// Everybody is alive, nobody stands still or is traced.
     fn assert_goes_on(&mut self) {
         for (pid, _) in &self.before {
-            let moves = || {
-                let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
-                for task in tasks {
-                    let status = std::fs::read_to_string(task.ok()?.path().join("status")).ok()?;
-                    let state = status.split("State:\t").nth(1)?.chars().next()?;
-                    let is_traced = !status.contains("TracerPid:\t0");
-                    if is_traced || !"RSD".contains(state) {
-                        return None;
-                    }
-                }
-                Some(())
-            };
             let end = Instant::now() + Duration::from_secs(5);
-            while moves().is_none() {
-                assert!(Instant::now() < end, "{pid} is gone or stands still");
+            while let Err(what) = moves(*pid) {
+                assert!(Instant::now() < end, "{pid}: {what}");
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
@@ -127,6 +115,25 @@ impl Tree {
         self.assert_goes_on();
         assert!(!has_hidden(images), "hidden files are left");
     }
+}
+
+/// What keeps a task of a process from running on.
+fn moves(pid: i32) -> Result<(), String> {
+    let gone = |error: std::io::Error| format!("gone ({error})");
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).map_err(gone)? {
+        let path = task.map_err(gone)?.path();
+        let status = std::fs::read_to_string(path.join("status")).map_err(gone)?;
+        let line = |key: &str| {
+            let mut lines = status.lines();
+            let found = lines.find_map(|line| line.strip_prefix(key));
+            found.unwrap_or_default().trim().to_owned()
+        };
+        let (state, tracer) = (line("State:"), line("TracerPid:"));
+        if tracer != "0" || !state.starts_with(['R', 'S', 'D']) {
+            return Err(format!("{} is {state}, traced by {tracer}", path.display()));
+        }
+    }
+    Ok(())
 }
 
 fn has_hidden(images: &Path) -> bool {
@@ -195,14 +202,14 @@ fn kill(dumper: &Dumper, command: &[&str], kills: u32) -> Account {
         state ^= state << 17;
         let longest = u64::try_from(length.as_micros()).unwrap();
         std::thread::sleep(Duration::from_micros(state % longest));
-        if process.try_wait().unwrap().is_some() {
-            continue;
+        let was_killed = process.try_wait().unwrap().is_none();
+        if was_killed {
+            process.kill().unwrap();
+            process.wait().unwrap();
+            account.kills += 1;
         }
-        process.kill().unwrap();
-        process.wait().unwrap();
-        account.kills += 1;
-        let is_looked_at =
-            account.kills.is_multiple_of(CHECK_AT_LEAST_EVERY) || account.kills == kills;
+        let is_looked_at = was_killed
+            && (account.kills.is_multiple_of(CHECK_AT_LEAST_EVERY) || account.kills == kills);
         let unharmed = catch_unwind(AssertUnwindSafe(|| {
             tree.assert_goes_on();
             if is_looked_at {
