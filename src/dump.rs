@@ -16,7 +16,7 @@ use crate::collect::here::Here;
 use crate::collect::memory::{PAGE_BYTES, PageSource, open_pagemap};
 use crate::collect::page_equality::Content;
 use crate::collect::page_identity::{Candidate, SharedPages};
-use crate::collect::sockets::{HeldConnections, Lock};
+use crate::collect::sockets::{HeldConnections, Lock, Programs};
 use crate::collect::tree::{Before, Collection};
 use crate::error::{Error, IoResultExt, Result};
 use crate::examination::examined;
@@ -118,6 +118,12 @@ fn dump_into(
     let room = runs_on
         .then(|| Room::make(folder.nameless_file()?, folder.shown("").into()))
         .transpose()?;
+    // A process that watches over the cgroup would keep their input open.
+    let programs = if runs_on && options.freeze_cgroup.is_none() {
+        Programs::ready(&options.sockets)
+    } else {
+        Programs::default()
+    };
     let here = Here::look(options)?;
     let cgroup = options.freeze_cgroup.as_deref();
     let cgroup = cgroup.map(FreezerCgroup::open).transpose()?;
@@ -139,7 +145,7 @@ fn dump_into(
     watch.at("reading connections", options.tree)?;
     // Removed at the end, unless restore needs them.
     let links = std::mem::take(&mut collection.files.links);
-    let network = collection.files.sockets.hold_connections()?;
+    let network = collection.files.sockets.hold_connections(programs)?;
     let lock = network.lock().clone();
     if lock != Lock::None {
         clock.stage("lock");

@@ -136,9 +136,10 @@ impl FreezerCgroup {
     /// [`Error::TimedOut`].
     pub fn freeze(&mut self, deadline: Instant) -> Result<()> {
         let (control, version, found_frozen) = (&self.control, self.version, self.found_frozen);
-        let guardian = Guardian::post(|| {
+        let thaw = || {
             let _ = set(control, version, found_frozen);
-        });
+        };
+        let guardian = Guardian::post(|| (), thaw);
         self.guardian = Some(guardian.on("fork", Target::Here)?);
         self.set(true)?;
         while !self.is_frozen()? {

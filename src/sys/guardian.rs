@@ -7,6 +7,8 @@ use nix::errno::Errno;
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork, setsid};
 
+use super::sched;
+
 /// The watching process. Dismissed when dropped.
 #[derive(Debug)]
 pub struct Guardian {
@@ -16,11 +18,11 @@ pub struct Guardian {
 
 impl Guardian {
     /// Forks a process that runs `undo` if this one ends without dismissing it. It holds
-    /// copies of all our descriptors as long as it lives.
+    /// copies of all our descriptors as long as it lives, but for what `let_go` closes there.
     ///
     /// # Errors
     /// Those of fork(2) and pipe(2).
-    pub fn post(undo: impl FnOnce()) -> Result<Self, Errno> {
+    pub fn post(let_go: impl FnOnce(), undo: impl FnOnce()) -> Result<Self, Errno> {
         let (watched, line) = pipe().map_err(|error| errno(&error))?;
         // SAFETY: no other thread of ours runs now that could hold a lock in the child: those
         // that read /proc are joined, the bar that draws by itself is not begun, and the one
@@ -29,6 +31,7 @@ impl Guardian {
             ForkResult::Parent { child } => Ok(Self { pid: child, line }),
             ForkResult::Child => {
                 drop(line);
+                let_go();
                 watch(watched, undo);
                 // SAFETY: ends the process at once; nothing of the parent's is flushed twice.
                 unsafe { libc::_exit(0) }
@@ -47,6 +50,8 @@ impl Drop for Guardian {
 fn watch(mut line: PipeReader, undo: impl FnOnce()) {
     // What ends us, Ctrl-C say, must not end this process too.
     let _ = setsid();
+    // Where this is allowed, what must be undone is undone before those run on who would notice.
+    let _ = sched::go_first();
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT] {
         // SAFETY: ignoring a signal runs no code.
         unsafe { libc::signal(signal, libc::SIG_IGN) };

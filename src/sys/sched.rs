@@ -79,6 +79,18 @@ pub fn go_behind() -> Result<(), Errno> {
     Errno::result(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) }).map(drop)
 }
 
+/// `sched_setscheduler(2)`: the calling thread goes before all that are not of a real-time policy;
+/// those it starts do not.
+///
+/// # Errors
+/// `EPERM` without `CAP_SYS_NICE`.
+pub fn go_first() -> Result<(), Errno> {
+    let parameters = libc::sched_param { sched_priority: 1 };
+    let policy = libc::SCHED_FIFO | 1 << RESET_ON_FORK_BIT;
+    // SAFETY: the kernel reads a live struct; 0 is the calling thread.
+    Errno::result(unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) }).map(drop)
+}
+
 /// `sched_getattr(tid)`; for the real-time policies the nice value comes from `getpriority(2)`,
 /// which knows it for every policy.
 ///

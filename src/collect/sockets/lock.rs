@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::inet::EndAddress;
 use crate::error::{Error, Result, Target};
-use crate::options::NetworkLock;
+use crate::options::{NetworkLock, SocketChoices};
 use crate::sys::netlink::RuleChanges;
 
 /// The mark of packets that restore sends by itself.
@@ -95,27 +95,34 @@ impl Lock {
     }
 
     /// Locks connections, all or none.
-    pub(super) fn lock(&self, connections: &[Ends]) -> Result<()> {
+    pub(super) fn lock(&self, connections: &[Ends], programs: &mut Programs) -> Result<()> {
         match self {
             Self::None => Ok(()),
-            Self::Iptables => lock_by_iptables(connections),
-            Self::Nftables { run_id } => change("nft", NFT, &table(run_id, connections)),
+            Self::Iptables => lock_by_iptables(connections, programs),
+            Self::Nftables { run_id } => {
+                let script = table(run_id, connections);
+                programs.take(&NFT)?.tell(&script).finish()
+            }
         }
     }
 
     /// Unlocks what was locked. Packets pass when this returns; the rest can wait.
-    pub(super) fn unlock(&self, connections: &[Ends]) -> Result<Unlocking> {
+    pub(super) fn unlock(
+        &self,
+        connections: &[Ends],
+        programs: &mut Programs,
+    ) -> Result<Unlocking> {
         let mut changes = Vec::new();
         match self {
             Self::None => {}
             Self::Iptables => {
                 for (program, mine) in by_family(connections) {
-                    changes.push(Change::start(program, RESTORE, &rules("-D", &mine))?);
+                    changes.push(programs.take(program)?.tell(&rules("-D", &mine)));
                 }
             }
             Self::Nftables { run_id } => {
                 let script = format!("delete table inet CRIU-{run_id}\n");
-                changes.push(Change::start("nft", NFT, &script)?);
+                changes.push(programs.take(&NFT)?.tell(&script));
             }
         }
         changes.iter_mut().try_for_each(Change::in_force)?;
@@ -139,12 +146,29 @@ fn run_id() -> String {
     }
 }
 
-const RESTORE: &[&str] = &["--noflush", "-w"];
-const NFT: &[&str] = &["-f", "-"];
+/// What changes rules, as told on its standard input.
+#[derive(Debug, PartialEq, Eq)]
+struct Program {
+    name: &'static str,
+    arguments: &'static [&'static str],
+}
+
+static IPTABLES: Program = Program {
+    name: "iptables-restore",
+    arguments: &["--noflush", "-w"],
+};
+static IP6TABLES: Program = Program {
+    name: "ip6tables-restore",
+    arguments: &["--noflush", "-w"],
+};
+static NFT: Program = Program {
+    name: "nft",
+    arguments: &["-f", "-"],
+};
 
 /// Connections of one family, and the program for them.
-fn by_family(connections: &[Ends]) -> impl Iterator<Item = (&'static str, Vec<&Ends>)> {
-    let families = [("iptables-restore", true), ("ip6tables-restore", false)];
+fn by_family(connections: &[Ends]) -> impl Iterator<Item = (&'static Program, Vec<&Ends>)> {
+    let families = [(&IPTABLES, true), (&IP6TABLES, false)];
     families.into_iter().filter_map(|(program, v4)| {
         let mine = connections.iter().filter(|ends| ends.is_v4() == v4);
         let mine: Vec<&Ends> = mine.collect();
@@ -153,14 +177,16 @@ fn by_family(connections: &[Ends]) -> impl Iterator<Item = (&'static str, Vec<&E
 }
 
 /// One transaction for each family, all or none.
-fn lock_by_iptables(connections: &[Ends]) -> Result<()> {
-    let mut done: Option<(&'static str, String)> = None;
+fn lock_by_iptables(connections: &[Ends], programs: &mut Programs) -> Result<()> {
+    let mut done: Option<(&'static Program, String)> = None;
     for (program, mine) in by_family(connections) {
-        let outcome = change(program, RESTORE, &rules("-I", &mine));
+        let change = programs.take(program);
+        let outcome = change.and_then(|change| change.tell(&rules("-I", &mine)).finish());
         if outcome.is_err()
             && let Some((program, undo)) = &done
         {
-            let _ = change(program, RESTORE, undo);
+            let change = programs.take(program);
+            let _ = change.and_then(|change| change.tell(undo).finish());
         }
         outcome?;
         done = Some((program, rules("-D", &mine)));
@@ -220,9 +246,39 @@ fn table(run_id: &str, connections: &[Ends]) -> String {
     text + "}\n"
 }
 
-/// Changes the rules.
-fn change(program: &'static str, arguments: &[&str], input: &str) -> Result<()> {
-    Change::start(program, arguments, input)?.finish()
+/// Programs that were started before the tree stood still, and wait to be told what to change. One
+/// that is never told anything changes nothing.
+#[derive(Debug, Default)]
+pub struct Programs(Vec<Change>);
+
+impl Programs {
+    /// Starts those that it takes to lock connections and to unlock them, if any are to be dumped.
+    #[must_use]
+    pub fn ready(choices: &SocketChoices) -> Self {
+        let program = match Lock::choose(choices.network_lock) {
+            Ok(Lock::Iptables) if choices.tcp_established => &IPTABLES,
+            Ok(Lock::Nftables { .. }) if choices.tcp_established => &NFT,
+            _ => return Self::default(),
+        };
+        // Why one cannot be started is told when it is needed.
+        Self((0..2).filter_map(|_| Change::start(program).ok()).collect())
+    }
+
+    /// Lets those that wait see the end of their input, as far as this process holds it open.
+    pub(super) fn end_input(&mut self) {
+        for change in &mut self.0 {
+            drop(change.child.stdin.take());
+        }
+    }
+
+    /// One that is ready, or a new one.
+    fn take(&mut self, program: &'static Program) -> Result<Change> {
+        let ready = self.0.iter().position(|change| change.program == program);
+        match ready {
+            Some(index) => Ok(self.0.swap_remove(index)),
+            None => Change::start(program),
+        }
+    }
 }
 
 /// Rules that are gone, and programs that have yet to end.
@@ -240,7 +296,7 @@ impl Unlocking {
 /// A program that changes the rules.
 #[derive(Debug)]
 struct Change {
-    program: &'static str,
+    program: &'static Program,
     child: Child,
     /// Where it complains.
     complaints: Option<ChildStderr>,
@@ -249,25 +305,30 @@ struct Change {
 }
 
 impl Change {
-    fn start(program: &'static str, arguments: &[&str], input: &str) -> Result<Self> {
+    fn start(program: &'static Program) -> Result<Self> {
         let told = RuleChanges::listen().ok();
-        let mut child = Command::new(program)
-            .args(arguments)
+        let mut child = Command::new(program.name)
+            .args(program.arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|error| failed(program, &error.to_string()))?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // A program that stops reading says why.
-            let _ = stdin.write_all(input.as_bytes());
-        }
         Ok(Self {
             program,
             complaints: child.stderr.take(),
             child,
             told,
         })
+    }
+
+    /// Tells the program what to change.
+    fn tell(mut self, input: &str) -> Self {
+        if let Some(mut stdin) = self.child.stdin.take() {
+            // A program that stops reading says why.
+            let _ = stdin.write_all(input.as_bytes());
+        }
+        self
     }
 
     /// Waits until the rules are changed. The kernel lets the program end only when no processor
@@ -323,9 +384,9 @@ impl Drop for Change {
     }
 }
 
-fn failed(program: &'static str, cause: &str) -> Error {
+fn failed(program: &Program, cause: &str) -> Error {
     Error::Refused {
-        target: Target::Path(Path::new(program).to_owned()),
+        target: Target::Path(Path::new(program.name).to_owned()),
         what: format!(
             "the connections of the tree cannot be locked: {}",
             cause.trim()

@@ -16,7 +16,7 @@ use std::os::fd::BorrowedFd;
 
 pub use inet::{EndAddress, InetSocket, IpOptions, RawOptions, TcpOptions};
 pub use link_layer::{NetlinkSocket, PacketSocket};
-pub use lock::Lock;
+pub use lock::{Lock, Programs};
 pub use options::SocketOptions;
 pub use queue::{Message, SocketQueue};
 pub use tcp::{HeldConnections, Stream};
@@ -75,9 +75,9 @@ impl Sockets {
     ///
     /// # Errors
     /// When the network cannot be locked, or a connection not be read; all is as it was then.
-    pub fn hold_connections(&mut self) -> Result<HeldConnections> {
+    pub fn hold_connections(&mut self, programs: Programs) -> Result<HeldConnections> {
         let connections = std::mem::take(&mut self.connections);
-        let held = HeldConnections::take(connections, self.choices.network_lock)?;
+        let held = HeldConnections::take(connections, self.choices.network_lock, programs)?;
         self.streams = held.read()?;
         Ok(held)
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use tracing::warn;
 
-use super::lock::{Ends, Lock, Unlocking};
+use super::lock::{Ends, Lock, Programs, Unlocking};
 use crate::error::{Error, Result, ResultExt, Target};
 use crate::freeze::After;
 use crate::options::NetworkLock;
@@ -89,30 +89,43 @@ pub(super) struct Connection {
 pub struct HeldConnections {
     connections: Vec<Connection>,
     lock: Lock,
+    programs: Programs,
     guardian: Option<Guardian>,
 }
 
 impl HeldConnections {
     /// Locks the network for the connections.
-    pub(super) fn take(connections: Vec<Connection>, wanted: Option<NetworkLock>) -> Result<Self> {
+    pub(super) fn take(
+        connections: Vec<Connection>,
+        wanted: Option<NetworkLock>,
+        mut programs: Programs,
+    ) -> Result<Self> {
         if connections.is_empty() {
-            return Ok(Self::default());
+            return Ok(Self {
+                connections,
+                lock: Lock::None,
+                programs,
+                guardian: None,
+            });
         }
         let lock = Lock::choose(wanted)?;
         // Before anything is changed.
-        let guardian = Guardian::post(|| {
-            let undo = || undo(&connections, &lock).and_then(Unlocking::finish);
+        let undo_all = || {
+            let undo =
+                || undo(&connections, &lock, &mut Programs::default()).and_then(Unlocking::finish);
             if undo().is_err() {
                 // A program of ours may still be at work on the lock.
                 std::thread::sleep(Duration::from_millis(500));
                 let _ = undo();
             }
-        });
+        };
+        let guardian = Guardian::post(|| programs.end_input(), undo_all);
         let guardian = guardian.on("fork", Target::Here)?;
-        lock.lock(&ends(&connections))?;
+        lock.lock(&ends(&connections), &mut programs)?;
         Ok(Self {
             connections,
             lock,
+            programs,
             guardian: Some(guardian),
         })
     }
@@ -148,7 +161,7 @@ impl HeldConnections {
         }
         let connections = std::mem::take(&mut self.connections);
         let unlocking = match after {
-            After::LeaveRunning => undo(&connections, &self.lock)?,
+            After::LeaveRunning => undo(&connections, &self.lock, &mut self.programs)?,
             After::Kill | After::LeaveStopped => {
                 drop(self.guardian.take());
                 Unlocking::default()
@@ -157,6 +170,7 @@ impl HeldConnections {
         Ok(EndingConnections {
             connections,
             unlocking,
+            programs: std::mem::take(&mut self.programs),
             guardian: self.guardian.take(),
         })
     }
@@ -167,6 +181,7 @@ impl HeldConnections {
 pub struct EndingConnections {
     connections: Vec<Connection>,
     unlocking: Unlocking,
+    programs: Programs,
     guardian: Option<Guardian>,
 }
 
@@ -178,6 +193,7 @@ impl EndingConnections {
     pub fn finish(self) -> Result<()> {
         drop(self.connections);
         let outcome = self.unlocking.finish();
+        drop(self.programs);
         drop(self.guardian);
         outcome
     }
@@ -186,7 +202,8 @@ impl EndingConnections {
 impl Drop for HeldConnections {
     fn drop(&mut self) {
         if !self.connections.is_empty()
-            && let Err(error) = undo(&self.connections, &self.lock).and_then(Unlocking::finish)
+            && let Err(error) =
+                undo(&self.connections, &self.lock, &mut self.programs).and_then(Unlocking::finish)
         {
             warn!("{error}");
         }
@@ -221,10 +238,10 @@ fn ends(connections: &[Connection]) -> Vec<Ends> {
 }
 
 /// Repair mode off, then the network open again.
-fn undo(connections: &[Connection], lock: &Lock) -> Result<Unlocking> {
+fn undo(connections: &[Connection], lock: &Lock, programs: &mut Programs) -> Result<Unlocking> {
     let outcomes = connections.iter().map(Connection::leave_repair);
     let outcome = outcomes.fold(Ok(()), Result::and);
-    let unlocking = lock.unlock(&ends(connections));
+    let unlocking = lock.unlock(&ends(connections), programs);
     outcome.and(unlocking)
 }
 
