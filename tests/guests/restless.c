@@ -81,8 +81,6 @@ static void in_order(int signal, siginfo_t *info, void *context)
 
 static void work(void)
 {
-    struct sigaction action = {.sa_sigaction = in_order, .sa_flags = SA_SIGINFO | SA_RESTART};
-    MUST(sigaction(SIGRTMIN + 1, &action, 0));
     for (;;) {
         look_at_canaries();
         usleep(1000);
@@ -361,6 +359,9 @@ int main(int count, char **arguments)
     tree = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     tree->root = getpid();
     lay_canaries();
+    /* Before there are workers: they may be sent signals at once. */
+    struct sigaction action = {.sa_sigaction = in_order, .sa_flags = SA_SIGINFO | SA_RESTART};
+    MUST(sigaction(SIGRTMIN + 1, &action, 0));
     for (int i = 0; i < WORKERS; i++)
         start_worker(i);
     if (kind->inside)
