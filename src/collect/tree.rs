@@ -353,7 +353,6 @@ struct ArrivedThread {
 }
 
 impl Collector<'_> {
-    /// Runs a step; what it says against the dump is kept for the end.
     /// Finds the sockets whose rings are mapped.
     fn find_mapped_sockets(&mut self) -> Result<()> {
         let mut blockers = Blockers::default();
@@ -376,6 +375,7 @@ impl Collector<'_> {
         blockers.none()
     }
 
+    /// Runs a step; what it says against the dump is kept for the end.
     fn gather<T>(&mut self, step: impl FnOnce(&mut Self) -> Result<T>) -> Result<Option<T>> {
         let outcome = step(self);
         self.blockers.gather(outcome)

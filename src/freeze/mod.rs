@@ -197,18 +197,16 @@ pub fn freeze(root: Pid, deadline: Instant, cgroup: Option<FreezerCgroup>) -> Re
     }
     let mut level = 0..freezer.processes.len();
     loop {
-        if level.is_empty() {
-            // Everything is stopped: whoever is found now was adopted meanwhile.
-            let children = freezer.adopted_children()?;
-            if children.is_empty() {
-                break;
-            }
-            let end = freezer.processes.len();
-            freezer.add_level(children)?;
-            level = end..freezer.processes.len();
-            continue;
+        let is_all_stopped = level.is_empty();
+        let children = if is_all_stopped {
+            // Whoever is found now was adopted meanwhile.
+            freezer.adopted_children()?
+        } else {
+            freezer.unknown_children(level)?
+        };
+        if is_all_stopped && children.is_empty() {
+            break;
         }
-        let children = freezer.unknown_children(level)?;
         let end = freezer.processes.len();
         freezer.add_level(children)?;
         level = end..freezer.processes.len();

@@ -171,14 +171,15 @@ impl<'a> Visitor<'a> {
     /// Waits until the first thread has made its calls, and asks it to stop. It stays in the
     /// region until the end.
     pub(super) fn interrupt_first(&mut self) -> Result<()> {
-        self.interrupt(0, 0)
+        self.await_calls(0, 0)?;
+        self.interrupt(0)
     }
 
     /// Waits until the first thread stands still, and takes its results.
     pub(super) fn hold_first(&mut self) -> Result<()> {
         self.wait_for_event_stop(0)?;
         let data = self.slots(0..1)?;
-        self.is_held(0, &data)?;
+        self.expect_held(0, &data)?;
         self.take_results(0, &data);
         Ok(())
     }
@@ -206,12 +207,10 @@ impl<'a> Visitor<'a> {
         let data = self.slots(self.wave.clone()).unwrap_or_default();
         let mut slots = data.chunks_exact(self.layout.slot_bytes(1));
         for index in self.wave.clone() {
-            if slots.next().map(phase) == Some(CALLS_MADE) {
-                let tid = self.tid(index);
-                ptrace::interrupt(tid).on("ptrace INTERRUPT", tid)?;
-            } else {
-                self.interrupt(index, self.slot_of(index))?;
+            if slots.next().map(phase) != Some(CALLS_MADE) {
+                self.await_calls(index, self.slot_of(index))?;
             }
+            self.interrupt(index)?;
         }
         Ok(())
     }
@@ -230,7 +229,7 @@ impl<'a> Visitor<'a> {
             .clone()
             .zip(data.chunks_exact(self.layout.slot_bytes(1)))
         {
-            self.is_held(index, slot)?;
+            self.expect_held(index, slot)?;
             self.bring_home(index)?;
             self.take_results(index, slot);
         }
@@ -375,8 +374,8 @@ impl<'a> Visitor<'a> {
         ptrace::cont(tid, 0).on("ptrace CONT", tid)
     }
 
-    /// Waits until a thread has made all its calls, and asks it to stop.
-    fn interrupt(&mut self, index: usize, slot: usize) -> Result<()> {
+    /// Waits until a thread has made all its calls.
+    fn await_calls(&mut self, index: usize, slot: usize) -> Result<()> {
         const LOOKS_BETWEEN_WAITS: u32 = 16;
         let tid = self.tid(index);
         let mut pauses = Pauses::start();
@@ -385,7 +384,7 @@ impl<'a> Visitor<'a> {
             // The task may be gone, and its memory with it: wait4 tells.
             match self.memory.word(self.layout.slot(slot)).unwrap_or(0) {
                 0 => {}
-                CALLS_MADE => break,
+                CALLS_MADE => return Ok(()),
                 _ => return Err(self.escaped(index)),
             }
             looks += 1;
@@ -399,6 +398,11 @@ impl<'a> Visitor<'a> {
             }
             pauses.pause();
         }
+    }
+
+    /// Asks a thread to stop.
+    fn interrupt(&self, index: usize) -> Result<()> {
+        let tid = self.tid(index);
         ptrace::interrupt(tid).on("ptrace INTERRUPT", tid)
     }
 
@@ -411,7 +415,7 @@ impl<'a> Visitor<'a> {
     }
 
     /// Makes sure that a thread which has stopped did so behind its calls.
-    fn is_held(&mut self, index: usize, slot: &[u8]) -> Result<()> {
+    fn expect_held(&mut self, index: usize, slot: &[u8]) -> Result<()> {
         if phase(slot) == CALLS_MADE {
             Ok(())
         } else {

@@ -18,9 +18,10 @@ use std::arch::global_asm;
 //
 // After the last call the task waits to be interrupted. It spins a little, then sleeps for 32
 // milliseconds at a time, so that a thousand waiting tasks do not keep the processors busy (in
-// pselect6, which has no restart state to disturb), and asks whether its tracer lives: process_vm_readv of one byte answers ESRCH once the dumper's memory is
-// gone, zombie or not, and anything else while it is there. Without a tracer the task puts its
-// own signal mask back and leaves through the epilogue.
+// pselect6, which has no restart state to disturb), and asks whether its tracer lives:
+// process_vm_readv of one byte answers ESRCH once the dumper's memory is gone, zombie or not, and
+// anything else while it is there. Without a tracer the task puts its own signal mask back and
+// leaves through the epilogue.
 global_asm!(
     ".pushsection .rodata.dedump_stub, \"a\"",
     ".globl dedump_stub_start, dedump_stub_end",

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use dedump::proc::stat::{State, parse_stat};
+
 use crate::guest::{Guest, dedump, images, program, run};
 use crate::oracle::{Release, folder};
 use crate::outside::Outside;
@@ -70,8 +72,7 @@ impl Tree {
             let end = Instant::now() + Duration::from_secs(5);
             while let Err(what) = moves(*pid) {
                 // What has ended does not come back.
-                let is_over = what.starts_with("gone") || what.contains("is Z");
-                assert!(!is_over && Instant::now() < end, "{pid}: {what}");
+                assert!(!has_ended(*pid) && Instant::now() < end, "{pid}: {what}");
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
@@ -117,6 +118,11 @@ impl Tree {
         self.assert_goes_on();
         assert!(!has_hidden(images), "hidden files are left");
     }
+}
+
+fn has_ended(pid: i32) -> bool {
+    let stat = std::fs::read(format!("/proc/{pid}/stat"));
+    stat.is_err() || stat.is_ok_and(|stat| parse_stat(&stat).unwrap().state == State::Zombie)
 }
 
 /// What keeps a task of a process from running on.
